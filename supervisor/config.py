@@ -1,0 +1,323 @@
+"""Settings under PostgreSQL's names, from `postgresql.conf` and `-c name=value`.
+
+One table row a setting: type, default, bounds, unit. Everything is checked before anything starts: an
+unknown name, a bad unit or a value out of range is refused with file, line and the allowed range
+(PostgreSQL's `guc_tables.c` and `guc-file.l`). Memory is held in bytes and time in the unit of the
+name's table row; `show` prints them as PostgreSQL's SHOW does.
+
+`Settings` is frozen: a process never changes its own. Where our default differs from PostgreSQL's,
+the row says why.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+
+from supervisor.errors import CONFIG_FILE_ERROR, StartupError
+
+BLOCK_BYTES = 8192
+
+
+class Unit(Enum):
+    """What a bare number means."""
+
+    NONE = ""
+    BYTES = "B"
+    BLOCKS = "8kB"
+    MEGABYTES = "MB"
+    MICROSECONDS = "us"
+    MILLISECONDS = "ms"
+    SECONDS = "s"
+
+
+_MEMORY_BYTES = {"B": 1, "kB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}
+_TIME_US = {"us": 1, "ms": 1000, "s": 1_000_000, "min": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+_STEP = {
+    Unit.BYTES: 1,
+    Unit.BLOCKS: BLOCK_BYTES,
+    Unit.MEGABYTES: 1024**2,
+    Unit.MICROSECONDS: 1,
+    Unit.MILLISECONDS: 1000,
+    Unit.SECONDS: 1_000_000,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting. Numbers are in `unit`; memory becomes bytes in `Settings`."""
+
+    name: str
+    kind: type
+    default: object
+    unit: Unit = Unit.NONE
+    minimum: float = 0
+    maximum: float = 0
+    choices: tuple[str, ...] = ()
+    meaning: str = ""
+
+
+_INT_MAX = 2**31 - 1
+LEVELS = ("debug2", "debug1", "info", "notice", "warning", "error", "log", "fatal", "panic")
+
+TABLE: tuple[Row, ...] = (
+    Row("max_connections", int, 100, Unit.NONE, 1, 10_000, meaning="client backends at once"),
+    Row("port", int, 5432, Unit.NONE, 1, 65535, meaning="names the socket: .s.PGSQL.<port>"),
+    Row("unix_socket_directories", str, "", meaning="where the socket lies; empty is the data directory"),
+    Row("listen_backlog", int, 512, Unit.NONE, 1, 65535, meaning="connections that the kernel keeps waiting"),
+    # PostgreSQL's default is 128MB: pages touched cost time at every reset, and workloads here are small.
+    Row("shared_buffers", int, 2048, Unit.BLOCKS, 16, 131_072, meaning="the buffer pool"),
+    Row("wal_buffers", int, 128, Unit.BLOCKS, 8, 8192, meaning="WAL not yet written"),
+    Row("checkpoint_timeout", int, 300, Unit.SECONDS, 1, 86_400, meaning="time between checkpoints"),
+    Row(
+        "checkpoint_completion_target",
+        float,
+        0.9,
+        Unit.NONE,
+        0,
+        1,
+        meaning="share of the interval to spread writes over",
+    ),
+    # PostgreSQL's defaults are 1GB and 80MB with 16MB segments.
+    Row("max_wal_size", int, 64, Unit.MEGABYTES, 2, _INT_MAX, meaning="WAL volume that asks for a checkpoint"),
+    Row("min_wal_size", int, 32, Unit.MEGABYTES, 2, _INT_MAX, meaning="WAL kept for recycling"),
+    Row("fsync", bool, True, meaning="flush to disk; off loses data at a power failure"),
+    Row("full_page_writes", bool, True, meaning="log whole pages after a checkpoint"),
+    Row("commit_delay", int, 0, Unit.MICROSECONDS, 0, 100_000, meaning="a flush leader's wait for company"),
+    Row("wal_writer_delay", int, 200, Unit.MILLISECONDS, 1, 10_000, meaning="the WAL writer's round"),
+    Row("bgwriter_delay", int, 200, Unit.MILLISECONDS, 10, 10_000, meaning="the background writer's round"),
+    Row("bgwriter_lru_maxpages", int, 100, Unit.NONE, 0, 1_073_741_823, meaning="pages a round writes at most"),
+    Row(
+        "lock_timeout",
+        int,
+        0,
+        Unit.MILLISECONDS,
+        0,
+        _INT_MAX,
+        meaning="longest wait for a row; 0 is for ever",
+    ),
+    Row("authentication_timeout", int, 60, Unit.SECONDS, 1, 600, meaning="time for the startup packet"),
+    Row("restart_after_crash", bool, True, meaning="reinitialise after a child's crash"),
+    Row(
+        "track_activity_query_size",
+        int,
+        1024,
+        Unit.BYTES,
+        100,
+        1_048_576,
+        meaning="bytes kept of a statement",
+    ),
+    Row("shared_preload_libraries", tuple, (), meaning="workload modules whose procedures CALL offers"),
+    Row("log_min_messages", str, "warning", choices=LEVELS, meaning="least level in the server log"),
+    Row("crashbed.run_name", str, "local", meaning="part of the shared memory's name"),
+    Row("crashbed.journal", str, "", meaning="the event journal's file"),
+    Row("crashbed.history_directory", str, "", meaning="where procedures write their history"),
+    Row("crashbed.points_map", str, "", meaning="the run's map of armed points and coverage"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one server life, checked; see `TABLE` for units and bounds."""
+
+    max_connections: int = 100
+    port: int = 5432
+    unix_socket_directories: str = ""
+    listen_backlog: int = 512
+    shared_buffers: int = 2048 * BLOCK_BYTES
+    wal_buffers: int = 128 * BLOCK_BYTES
+    checkpoint_timeout: int = 300
+    checkpoint_completion_target: float = 0.9
+    max_wal_size: int = 64 * 1024**2
+    min_wal_size: int = 32 * 1024**2
+    fsync: bool = True
+    full_page_writes: bool = True
+    commit_delay: int = 0
+    wal_writer_delay: int = 200
+    bgwriter_delay: int = 200
+    bgwriter_lru_maxpages: int = 100
+    lock_timeout: int = 0
+    authentication_timeout: int = 60
+    restart_after_crash: bool = True
+    track_activity_query_size: int = 1024
+    shared_preload_libraries: tuple[str, ...] = ()
+    log_min_messages: str = "warning"
+    run_name: str = "local"
+    journal: str = ""
+    history_directory: str = ""
+    points_map: str = ""
+
+    @property
+    def n_buffers(self) -> int:
+        """Pages in the buffer pool."""
+        return self.shared_buffers // BLOCK_BYTES
+
+    def replace(self, **changes: object) -> Settings:
+        """A copy with some attributes changed, unchecked: for tests and the harness."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    @staticmethod
+    def names() -> list[str]:
+        """Every setting's name, as SHOW takes it."""
+        return [row.name for row in TABLE]
+
+    def show(self, name: str) -> str:
+        """A setting as SHOW prints it; raises KeyError for an unknown name."""
+        row = _ROWS[name.lower()]
+        value = getattr(self, _attribute(row.name))
+        if row.kind is bool:
+            return "on" if value else "off"
+        if row.kind is tuple:
+            return ", ".join(value)
+        if row.kind is int and row.unit in (Unit.BYTES, Unit.BLOCKS, Unit.MEGABYTES):
+            return _largest_unit(value, _MEMORY_BYTES)
+        if row.kind is int and row.unit is not Unit.NONE:
+            return _largest_unit(value * _STEP[row.unit], _TIME_US)
+        return str(value)
+
+
+_ROWS = {row.name: row for row in TABLE}
+
+
+def _attribute(name: str) -> str:
+    return name.removeprefix("crashbed.")
+
+
+def _largest_unit(amount: int, units: Mapping[str, int]) -> str:
+    if amount == 0:
+        return "0"
+    unit, size = max(((u, s) for u, s in units.items() if amount % s == 0), key=lambda item: item[1])
+    return f"{amount // size}{unit}"
+
+
+class SettingError(ValueError):
+    """One value was refused; the message names the setting, the value and what is allowed."""
+
+
+def parse_value(name: str, text: str) -> object:
+    """The value of a setting as `Settings` holds it; raises SettingError."""
+    row = _ROWS.get(name)
+    if row is None:
+        raise SettingError(f'unrecognized configuration parameter "{name}"')
+    if row.kind is bool:
+        return _parse_bool(row, text)
+    if row.kind is int or row.kind is float:
+        return _parse_number(row, text)
+    if row.kind is tuple:
+        return tuple(part for part in re.split(r"[,\s]+", text) if part)
+    if row.choices and text.lower() not in row.choices:
+        raise SettingError(f'invalid value for parameter "{name}": "{text}" (available: {", ".join(row.choices)})')
+    return text.lower() if row.choices else text
+
+
+def _parse_bool(row: Row, text: str) -> bool:
+    word = text.lower()
+    for value, spellings in ((True, ("on", "true", "yes", "1")), (False, ("off", "false", "no", "0"))):
+        if word in spellings:
+            return value
+    raise SettingError(f'parameter "{row.name}" requires a Boolean value, not "{text}" (on or off)')
+
+
+def _parse_number(row: Row, text: str) -> int | float:
+    match = re.fullmatch(r"\s*([+-]?\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", text)
+    if match is None:
+        raise SettingError(f'invalid value for parameter "{row.name}": "{text}" (a number is needed)')
+    number = float(match[1])
+    if row.kind is int and "." in match[1] and not match[2]:
+        raise SettingError(f'invalid value for parameter "{row.name}": "{text}" (a whole number is needed)')
+    if match[2]:
+        number = _in_unit(row, number, match[2], text)
+    if not row.minimum <= number <= row.maximum:
+        suffix = f" {row.unit.value}" if row.unit is not Unit.NONE else ""
+        raise SettingError(
+            f'{number:g}{suffix} is outside the valid range for parameter "{row.name}" '
+            f"({row.minimum:g}{suffix} .. {row.maximum:g}{suffix})"
+        )
+    if row.kind is float:
+        return number
+    memory = row.unit in (Unit.BYTES, Unit.BLOCKS, Unit.MEGABYTES)
+    return round(number) * (_STEP[row.unit] if memory else 1)
+
+
+def _in_unit(row: Row, number: float, unit: str, text: str) -> float:
+    units = (
+        _MEMORY_BYTES
+        if row.unit in (Unit.BYTES, Unit.BLOCKS, Unit.MEGABYTES)
+        else _TIME_US
+        if row.unit is not Unit.NONE
+        else {}
+    )
+    if unit not in units:
+        allowed = f"valid units are {', '.join(units)}" if units else "it takes no unit"
+        raise SettingError(f'invalid value for parameter "{row.name}": "{text}" ({allowed})')
+    return number * units[unit] / _STEP[row.unit]
+
+
+_LINE = re.compile(r"\s*(?P<name>[A-Za-z_][\w.]*)\s*(?:=|\s)\s*(?P<value>'(?:[^']|'')*'|[^\s#']+)\s*(?:#.*)?$")
+
+
+def parse_file(text: str, path: str) -> dict[str, object]:
+    """The settings of a `postgresql.conf`, later lines winning; raises StartupError with file and line."""
+    found: dict[str, object] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _LINE.match(line)
+        if match is None:
+            raise _refused(f'syntax error in file "{path}" line {number}: {line.strip()}')
+        value = match["value"]
+        if value.startswith("'"):
+            value = value[1:-1].replace("''", "'")
+        try:
+            found[match["name"].lower()] = parse_value(match["name"].lower(), value)
+        except SettingError as error:
+            raise _refused(f'{error} in file "{path}" line {number}') from error
+    return found
+
+
+def parse_options(options: list[str]) -> dict[str, object]:
+    """The settings of `-c name=value` options; raises StartupError."""
+    found: dict[str, object] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        name = name.strip().lower().replace("-", "_")
+        if not equals:
+            raise _refused(f"-c {option} requires a value", hint="Write -c name=value.")
+        try:
+            found[name] = parse_value(name, value.strip())
+        except SettingError as error:
+            raise _refused(f"{error} in option -c {option}") from error
+    return found
+
+
+def _refused(message: str, hint: str | None = None) -> StartupError:
+    return StartupError(message, hint=hint, sqlstate=CONFIG_FILE_ERROR)
+
+
+def make_settings(values: Mapping[str, object]) -> Settings:
+    """Settings from checked values; checks what concerns several at once."""
+    settings = Settings(**{_attribute(name): value for name, value in values.items()})  # type: ignore[arg-type]
+    if settings.min_wal_size > settings.max_wal_size:
+        raise _refused('"min_wal_size" must be at most "max_wal_size"')
+    return settings
+
+
+def sample_file() -> str:
+    """What `crashbed init` writes as `postgresql.conf`: every setting, commented out at its default."""
+    defaults = Settings()
+    lines = [
+        "# Settings of this server, under PostgreSQL's names. Uncomment to change; restart to apply.",
+        "",
+    ]
+    for row in TABLE:
+        value = defaults.show(row.name)
+        quoted = value if re.fullmatch(r"[\w.]+", value) else f"'{value}'"
+        lines.append(f"#{row.name} = {quoted}".ljust(44) + f"# {row.meaning}")
+    return "\n".join(lines) + "\n"
+
+
+_FIELDS = {field.name for field in fields(Settings)}
+if {_attribute(row.name) for row in TABLE} != _FIELDS:
+    raise AssertionError("config.TABLE and config.Settings name different settings")
