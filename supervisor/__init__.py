@@ -7,3 +7,5 @@ other one.
 
 PROJECT = "crashbed"
 VERSION = "0.1.0"
+# What SHOW server_version says: clients choose their catalog queries by the number in front.
+SERVER_VERSION = f"18.0 (crashbed {VERSION})"

@@ -91,8 +91,8 @@ def _nothing_pending() -> None:
     return None
 
 
-def _pass(point: Point) -> None:
-    return None
+def pass_point(point: Point) -> None:
+    """A point in a process that has no map of armed points."""
 
 
 class ProcessHost:
@@ -106,7 +106,7 @@ class ProcessHost:
         self,
         *,
         death_pipe: int | None = None,
-        point: Callable[[Point], None] = _pass,
+        point: Callable[[Point], None] = pass_point,
         seed: bytes | None = None,
     ) -> None:
         self.random = random.Random(seed)
@@ -203,7 +203,7 @@ class ProcessHost:
 class SoloHost:
     """One process alone: time passes only when it waits, and nobody else can set its latch."""
 
-    def __init__(self, seed: int = 0, *, point: Callable[[Point], None] = _pass) -> None:
+    def __init__(self, seed: int = 0, *, point: Callable[[Point], None] = pass_point) -> None:
         self.random = random.Random(seed)
         self.point: Callable[[Point], None] = point
         self.interrupts: Callable[[], None] = _nothing_pending

@@ -26,58 +26,66 @@ from supervisor.roles import Role
 
 @unique
 class Point(IntEnum):
-    """Every named point; the comment is what is about to happen, or has just happened, there."""
+    """Every named point, and what is about to happen, or has just happened, there."""
 
-    DISK_OPEN = 0  # a data file is about to be opened or created
-    DISK_PREAD = 1  # about to read from a data file
-    DISK_PWRITE = 2  # about to write to a data file
-    DISK_TRUNCATE = 3  # about to truncate a data file
-    DISK_FDATASYNC = 4  # about to flush a file's data
-    DISK_FSYNC = 5  # about to flush a file
-    DISK_RENAME = 6  # about to rename a file
-    DISK_UNLINK = 7  # about to remove a file
-    DISK_MKDIR = 8  # about to create a directory
-    DISK_LIST = 9  # about to list a directory
-    DISK_SYNC_DIRECTORY = 10  # about to flush a directory entry
-    PROCESS_ATTACHED = 11  # a child holds its PGPROC and has done nothing with it
-    BACKEND_READY = 12  # a backend is about to send ReadyForQuery
-    STATEMENT_BEGIN = 13  # a statement has been read and not yet executed
-    LWLOCK_ACQUIRED = 14  # a lightweight lock was just taken, its owner word is set
-    ROW_LOCK_WAIT = 15  # a transaction is about to wait for another one's row
-    WAL_INSERT_BEFORE_LOCK = 16  # a record is built, the insert lock is not yet held
-    WAL_INSERT_UNDER_LOCK = 17  # the insert lock is held, nothing is reserved
-    WAL_INSERT_AFTER_COPY = 18  # the record is in the WAL buffers, the lock is released
-    WAL_FLUSH_BEFORE_WRITE = 19  # the flush leader is about to write WAL buffers to the segment
-    WAL_FLUSH_BEFORE_FSYNC = 20  # WAL is written and not yet flushed
-    WAL_FLUSH_AFTER_FSYNC = 21  # WAL is on disk and nobody has been told
-    WAL_SEGMENT_SWITCH = 22  # a new segment is about to be taken into use
-    WAL_SEGMENT_RECYCLE = 23  # an old segment is about to be renamed or removed
-    COMMIT_BEFORE_RECORD = 24  # a transaction is about to write its commit record
-    COMMIT_AFTER_RECORD = 25  # the commit record is inserted and not flushed
-    COMMIT_AFTER_FLUSH = 26  # the commit record is on disk, the commit log does not say so
-    COMMIT_BEFORE_VISIBLE = 27  # the commit log says committed, snapshots still see it running
-    COMMIT_AFTER_VISIBLE = 28  # the transaction is over, the client has not been told
-    ABORT_BEFORE_RECORD = 29  # a transaction is about to be rolled back
-    HEAP_INSERT_UNDER_LOCK = 30  # a row version was put on its page, its record is not inserted
-    HEAP_UPDATE_UNDER_LOCK = 31  # both versions of an update are in place, no record yet
-    HEAP_DELETE_UNDER_LOCK = 32  # a row was marked deleted, no record yet
-    HEAP_PRUNE_UNDER_LOCK = 33  # a page was pruned, no record yet
-    BTREE_INSERT_UNDER_LOCK = 34  # an index entry was put on its leaf, no record yet
-    BTREE_SPLIT_UNDER_LOCK = 35  # all pages of a split are changed, no record yet
-    BUFFER_READ = 36  # a page is about to be read into a buffer
-    BUFFER_EVICT_BEFORE_WRITE = 37  # a dirty page is about to be written to make room
-    BUFFER_WRITE_AFTER = 38  # a dirty page was written and is not flushed
-    CLOG_WRITE = 39  # a commit log page is about to be written
-    CHECKPOINT_BEGIN = 40  # a checkpoint has been decided on
-    CHECKPOINT_AFTER_REDO_POINT = 41  # the new redo point is published
-    CHECKPOINT_BEFORE_SYNC = 42  # dirty buffers are written and not flushed
-    CHECKPOINT_BEFORE_RECORD = 43  # data is on disk, the checkpoint record is not inserted
-    CHECKPOINT_BEFORE_CONTROL = 44  # the checkpoint record is on disk, the control file is old
-    CHECKPOINT_AFTER_CONTROL = 45  # the control file is new, old segments are still there
-    STARTUP_BEFORE_CHECKPOINT = 46  # redo is over, the end-of-recovery checkpoint is not requested
-    REDO_BEGIN = 47  # the first record is about to be replayed
-    REDO_RECORD = 48  # a record is about to be replayed
-    REDO_END = 49  # the last record was replayed
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Point:
+        point = int.__new__(cls, value)
+        point._value_ = value
+        point.meaning = meaning
+        return point
+
+    DISK_OPEN = 0, "a data file is about to be opened or created"
+    DISK_PREAD = 1, "about to read from a data file"
+    DISK_PWRITE = 2, "about to write to a data file"
+    DISK_TRUNCATE = 3, "about to truncate a data file"
+    DISK_FDATASYNC = 4, "about to flush a file's data"
+    DISK_FSYNC = 5, "about to flush a file"
+    DISK_RENAME = 6, "about to rename a file"
+    DISK_UNLINK = 7, "about to remove a file"
+    DISK_MKDIR = 8, "about to create a directory"
+    DISK_LIST = 9, "about to list a directory"
+    DISK_SYNC_DIRECTORY = 10, "about to flush a directory entry"
+    PROCESS_ATTACHED = 11, "a child holds its PGPROC and has done nothing with it"
+    BACKEND_READY = 12, "a backend is about to send ReadyForQuery"
+    STATEMENT_BEGIN = 13, "a statement has been read and not yet executed"
+    LWLOCK_ACQUIRED = 14, "a lightweight lock was just taken, its owner word is set"
+    ROW_LOCK_WAIT = 15, "a transaction is about to wait for another one's row"
+    WAL_INSERT_BEFORE_LOCK = 16, "a record is built, the insert lock is not yet held"
+    WAL_INSERT_UNDER_LOCK = 17, "the insert lock is held, nothing is reserved"
+    WAL_INSERT_AFTER_COPY = 18, "the record is in the WAL buffers, the lock is released"
+    WAL_FLUSH_BEFORE_WRITE = 19, "the flush leader is about to write WAL buffers to the segment"
+    WAL_FLUSH_BEFORE_FSYNC = 20, "WAL is written and not yet flushed"
+    WAL_FLUSH_AFTER_FSYNC = 21, "WAL is on disk and nobody has been told"
+    WAL_SEGMENT_SWITCH = 22, "a new segment is about to be taken into use"
+    WAL_SEGMENT_RECYCLE = 23, "an old segment is about to be renamed or removed"
+    COMMIT_BEFORE_RECORD = 24, "a transaction is about to write its commit record"
+    COMMIT_AFTER_RECORD = 25, "the commit record is inserted and not flushed"
+    COMMIT_AFTER_FLUSH = 26, "the commit record is on disk, the commit log does not say so"
+    COMMIT_BEFORE_VISIBLE = 27, "the commit log says committed, snapshots still see it running"
+    COMMIT_AFTER_VISIBLE = 28, "the transaction is over, the client has not been told"
+    ABORT_BEFORE_RECORD = 29, "a transaction is about to be rolled back"
+    HEAP_INSERT_UNDER_LOCK = 30, "a row version was put on its page, its record is not inserted"
+    HEAP_UPDATE_UNDER_LOCK = 31, "both versions of an update are in place, no record yet"
+    HEAP_DELETE_UNDER_LOCK = 32, "a row was marked deleted, no record yet"
+    HEAP_PRUNE_UNDER_LOCK = 33, "a page was pruned, no record yet"
+    BTREE_INSERT_UNDER_LOCK = 34, "an index entry was put on its leaf, no record yet"
+    BTREE_SPLIT_UNDER_LOCK = 35, "all pages of a split are changed, no record yet"
+    BUFFER_READ = 36, "a page is about to be read into a buffer"
+    BUFFER_EVICT_BEFORE_WRITE = 37, "a dirty page is about to be written to make room"
+    BUFFER_WRITE_AFTER = 38, "a dirty page was written and is not flushed"
+    CLOG_WRITE = 39, "a commit log page is about to be written"
+    CHECKPOINT_BEGIN = 40, "a checkpoint has been decided on"
+    CHECKPOINT_AFTER_REDO_POINT = 41, "the new redo point is published"
+    CHECKPOINT_BEFORE_SYNC = 42, "dirty buffers are written and not flushed"
+    CHECKPOINT_BEFORE_RECORD = 43, "data is on disk, the checkpoint record is not inserted"
+    CHECKPOINT_BEFORE_CONTROL = 44, "the checkpoint record is on disk, the control file is old"
+    CHECKPOINT_AFTER_CONTROL = 45, "the control file is new, old segments are still there"
+    STARTUP_BEFORE_CHECKPOINT = 46, "redo is over, the end-of-recovery checkpoint is not requested"
+    REDO_BEGIN = 47, "the first record is about to be replayed"
+    REDO_RECORD = 48, "a record is about to be replayed"
+    REDO_END = 49, "the last record was replayed"
 
 
 @unique

@@ -1,8 +1,8 @@
 """The kinds of process the server is made of.
 
-Owns the one enumeration that everything else names a process by: the process table in shared memory, the postmaster's
-policy table, the journal, the name a child gives itself. It says *which* kinds exist and nothing about how each is
-treated; that is `supervisor.postmaster.child_types`, one row per role.
+Owns the one enumeration that everything else names a process by: the process table in shared memory, the
+postmaster's policy table, the journal, the name a child gives itself. It says *which* kinds exist and nothing
+about how each is treated; that is `supervisor.postmaster.child_types`, one row per role.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Final
 
 
 class Role(IntEnum):
-    """One kind of process. The integer is what shared memory and the journal store, so values are never reused.
+    """One kind of process. The integer is what shared memory and the journal store, so values are never
+    reused.
 
     The order is also the order of the counts in the postmaster's `State.children`.
     """
@@ -27,7 +28,8 @@ class Role(IntEnum):
 
     @property
     def short_name(self) -> str:
-        """The name for the journal and the process title (`cb:<short name>`): at most 10 ASCII characters."""
+        """The name for the journal and the process title (`cb:<short name>`): ASCII, at most 12
+        characters."""
         return _SHORT_NAMES[self]
 
 

@@ -1,0 +1,1 @@
+"""The command `crashbed`: one module per verb."""

@@ -1,0 +1,44 @@
+"""`crashbed demo`: a red run, so that everybody knows what one looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chaos.cli.verdict import show_verdict
+from chaos.cli.view import View
+from chaos.defects import DEFECTS
+from chaos.plan import CampaignPlan, FaultKind
+from chaos.start import StopRule, run_campaign
+from reports.verdict import Status
+
+DEFECT = "acknowledged-before-wal"
+CYCLES = 6
+
+
+@click.command()
+@click.option(
+    "--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Where run directories go."
+)
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Seed of all choices.")
+@click.option("--kills", default=CYCLES, show_default=True, type=click.IntRange(1), help="Stop after so many cycles.")
+def demo(out: Path, seed: int, kills: int) -> int:
+    """Crash a server with a planted defect and see it found (exit status 1).
+
+    The commit is acknowledged before its WAL record has left the session: the record goes in with the session's
+    next transaction. A client that was told "committed" just before the kill was told a lie.
+
+    \b
+    crashbed demo
+    """
+    plan = CampaignPlan(seed=seed, faults=(FaultKind.SIGKILL_RANDOM,), point_one_in=0)
+    stop = StopRule(cycles=kills)
+    with View(plan, stop) as view:
+        outcome = run_campaign(plan, stop, out, view=view, defect=DEFECT, keep=True)
+    show_verdict(outcome.verdict, outcome.report)
+    if outcome.verdict.status is not Status.FINDING:
+        click.echo(
+            f"\nthe planted defect ({DEFECTS[DEFECT].title}) was not found: this is an error of the harness", err=True
+        )
+    return outcome.verdict.exit_code

@@ -1,0 +1,73 @@
+"""The command line as a whole: verbs, and how an error becomes a sentence and an exit status.
+
+Exit statuses: 0 held, 1 finding, 2 interrupted, 3 harness error, 4 usage, 5 inconclusive. click would exit with
+2 on wrong usage; that is mapped to 4, because 2 is an interrupted run.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from chaos.campaign import CampaignError
+from chaos.cli.data import controldata, init, points, serve, waldump
+from chaos.cli.demo import demo
+from chaos.cli.evidence import judge, report
+from chaos.cli.run import replay, run_command
+from chaos.plan import PlanError
+from chaos.targets.builtin import TargetError
+from chaos.verdict import ExitCode
+from reports.rundir import RunDirectoryError
+from supervisor import VERSION
+from supervisor.errors import StartupError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, prog_name="crashbed")
+def crashbed() -> None:
+    """Crash a server on purpose; prove what survived.
+
+    \b
+    crashbed run                       20 kills of the built-in server, a verdict, a report
+    crashbed run --kills 300           more of them
+    crashbed replay out/... --cycle 7  one cycle again
+    crashbed demo                      a server with a planted defect: see a red run
+    crashbed init -D data && crashbed serve -D data
+
+    Exit status: 0 held, 1 finding, 2 interrupted, 3 harness error, 4 usage, 5 inconclusive.
+    """
+
+
+for command in (run_command, replay, judge, report, demo, init, serve, waldump, controldata, points):
+    crashbed.add_command(command)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command line; returns the exit status."""
+    try:
+        result = crashbed.main(arguments, prog_name="crashbed", standalone_mode=False)
+        return int(result) if isinstance(result, int) else ExitCode.HELD
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except PlanError as error:
+        click.echo(f"crashbed: {error}", err=True)
+        return ExitCode.USAGE
+    except StartupError as error:
+        click.echo(f"crashbed: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        return ExitCode.HARNESS_ERROR
+    except (CampaignError, TargetError, RunDirectoryError) as error:
+        click.echo(f"crashbed: {error}", err=True)
+        return ExitCode.HARNESS_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,148 @@
+"""`crashbed run` and `crashbed replay`: a campaign with a live view, then judge and report."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from chaos.cli.verdict import show_verdict
+from chaos.cli.view import View
+from chaos.defects import DEFECTS
+from chaos.plan import POINT_ONE_IN, CampaignPlan, FaultKind, parse_selector
+from chaos.start import StopRule, run_campaign
+from reports.rundir import RunDirectory
+from workloads.registry import WORKLOADS
+
+
+def _names(known: tuple[str, ...], what: str) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
+    def check(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+        names = tuple(part.strip() for part in value.split(",") if part.strip())
+        for name in names:
+            if name not in known:
+                raise click.BadParameter(f"there is no {what} '{name}'; there are {', '.join(known)}")
+        return names
+
+    return check
+
+
+def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (value[:-1], value[-1]) if value[-1:] in units else (value, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a duration: write 90s, 10m or 2h") from None
+    if seconds <= 0:
+        raise click.BadParameter("a duration must be more than nothing")
+    return seconds
+
+
+@click.command("run")
+@click.option("--workload", "workloads", default="bank", show_default=True, callback=_names(tuple(WORKLOADS), "workload"),
+              help="Workloads, separated by commas; each cycle runs one.")  # fmt: skip
+@click.option("--backends", default=8, show_default=True, help="Workers inside the server.")
+@click.option("--kills", type=click.IntRange(1), help="Stop after so many cycles.  [default: 20]")
+@click.option("--duration", callback=_duration, metavar="TIME", help="Stop after so long: 90s, 10m, 2h.")
+@click.option("--fault", "faults", default=",".join(FaultKind), show_default=True,
+              callback=_names(tuple(FaultKind), "fault"), help="Faults, separated by commas.")  # fmt: skip
+@click.option("--point", "points", multiple=True, metavar="SELECTOR",
+              help="Place every fault at this point: role[#nth]/point:k (see crashbed points). May be repeated.")  # fmt: skip
+@click.option("--no-points", is_flag=True, help="Place no fault at a point, all of them in time.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of all choices.  [default: drawn and printed]")
+@click.option(
+    "--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Where run directories go."
+)
+@click.option("--defect", type=click.Choice(sorted(DEFECTS)), help="Plant this defect into a copy of the server first.")
+@click.option(
+    "--require", type=click.Choice(["supervision"]), help="Insist on the kernel's witness: exit 5 without it."
+)
+@click.option("--keep", is_flag=True, help="Keep the data directory also when nothing was found.")
+def run_command(
+    workloads: tuple[str, ...],
+    backends: int,
+    kills: int | None,
+    duration: float | None,
+    faults: tuple[str, ...],
+    points: tuple[str, ...],
+    no_points: bool,
+    seed: int | None,
+    out: Path,
+    defect: str | None,
+    require: str | None,
+    keep: bool,
+) -> int:
+    """Crash the built-in server again and again, and judge what survived.
+
+    \b
+    crashbed run
+    crashbed run --kills 300 --workload bank
+    crashbed run --duration 10m --fault sigkill-several,sigquit
+    crashbed run --kills 50 --point backend/COMMIT_AFTER_FLUSH:30
+    crashbed run --seed 7 --kills 20          the same plan every time
+
+    Each cycle opens the workers, waits for the plan's moment, strikes, waits until the server serves again, and
+    looks at the data. The last line is the command that reproduces the run. Ctrl-C ends with the report so far.
+    """
+    for selector in points:
+        parse_selector(selector)
+    plan = CampaignPlan(
+        seed=seed if seed is not None else secrets.randbits(32),
+        workloads=workloads,
+        backends=backends,
+        faults=tuple(FaultKind(name) for name in faults),
+        points=points,
+        point_one_in=1 if points else 0 if no_points else POINT_ONE_IN,
+    )
+    if kills is None and duration is None:
+        kills = 20
+    return _run(plan, StopRule(cycles=kills, duration_s=duration), out, defect=defect, require=require, keep=keep)
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--cycle", required=True, type=click.IntRange(0), help="The cycle to run again.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the new run directory goes.  [default: beside DIR]")
+def replay(directory: Path, cycle: int, out: Path | None) -> int:
+    """Run a cycle of an earlier run again, from the beginning of its epoch.
+
+    \b
+    crashbed replay out/20260101T120000Z-7 --cycle 31
+
+    The plan is the same to the byte. When a kill lands is up to the machine, so a failure that depends on the
+    moment may need several tries; one placed at a point does not.
+    """
+    from chaos.start import read_plan
+
+    run = RunDirectory.open(directory)
+    recorded = read_plan(run)
+    first = cycle - cycle % recorded.plan.epoch_cycles
+    return _run(
+        recorded.plan,
+        StopRule(cycles=cycle - first + 1),
+        out or run.path.parent,
+        defect=recorded.defect,
+        first_cycle=first,
+    )
+
+
+def _run(
+    plan: CampaignPlan,
+    stop: StopRule,
+    out: Path,
+    *,
+    defect: str | None,
+    require: str | None = None,
+    keep: bool = False,
+    first_cycle: int = 0,
+) -> int:
+    with View(plan, stop) as view:
+        outcome = run_campaign(
+            plan, stop, out, view=view, defect=defect, require=require, keep=keep, first_cycle=first_cycle
+        )
+    show_verdict(outcome.verdict, outcome.report)
+    return outcome.verdict.exit_code

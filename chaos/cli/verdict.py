@@ -1,0 +1,51 @@
+"""How a verdict is shown at the end of a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from reports.verdict import OracleStatus, Status, Verdict
+
+_COLOURS = {
+    Status.HELD: "green",
+    Status.FINDING: "red",
+    Status.INCONCLUSIVE: "yellow",
+    Status.INTERRUPTED: "yellow",
+}
+_SHOWN_FINDINGS = 5
+
+
+def show_verdict(verdict: Verdict, report: Path) -> None:
+    """The verdict, what it rests on, where the report is, and, last, the command that reproduces it."""
+    click.echo()
+    for row in verdict.oracles:
+        mark = {OracleStatus.HELD: "ok", OracleStatus.FAILED: "FAILED", OracleStatus.NOT_JUDGED: "not judged"}[
+            row.status
+        ]
+        reason = f"  {row.reason}" if row.reason and row.status is OracleStatus.NOT_JUDGED else ""
+        click.echo(f"  {mark:<10} {row.title:<62} {row.trials:>8} trials{reason}")
+    for finding in verdict.findings[:_SHOWN_FINDINGS]:
+        click.echo()
+        where = f"cycle {finding.cycle}: " if finding.cycle is not None else ""
+        click.secho(f"  {where}{finding.message}", fg="red")
+        for line in finding.evidence:
+            click.echo(f"    {line}")
+    if len(verdict.findings) > _SHOWN_FINDINGS:
+        click.echo(f"\n  and {len(verdict.findings) - _SHOWN_FINDINGS} more in the report")
+    for item in verdict.not_judged:
+        click.echo(f"\n  not judged: {item.what}: {item.reason}" + (f"\n    {item.remedy}" if item.remedy else ""))
+    click.echo()
+    word = click.style(verdict.status.value.upper(), fg=_COLOURS[verdict.status], bold=True)
+    click.echo(
+        f"{word}  {verdict.conclusive_cycles} of {verdict.cycles} cycles conclusive, {verdict.ledger.total} operations judged"
+    )
+    for why in verdict.inconclusive:
+        click.echo(f"  {why.cycles} inconclusive: {why.reason}" + (f" ({why.remedy})" if why.remedy else ""))
+    for bound in verdict.bounds:
+        click.echo(f"  {bound.statement}")
+    click.echo(f"report: {report}")
+    if verdict.exactness:
+        click.echo(verdict.exactness)
+    click.echo(f"reproduce: {verdict.reproduce}")

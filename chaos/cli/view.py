@@ -1,0 +1,72 @@
+"""The live view of a campaign: one line a cycle, and on a terminal a progress line below them."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chaos.campaign import CycleResult
+from chaos.plan import CampaignPlan, PointPlacement
+from chaos.start import StopRule
+
+HEADER = "cycle  fault            victim                       acked   ready ms  commit ms"
+
+
+class View:
+    """Shows cycles as they end; a context manager, because the progress line must be taken down."""
+
+    def __init__(self, plan: CampaignPlan, stop: StopRule) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._plan = plan
+        self._stop = stop
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn(
+                "{task.completed:.0f} of {task.total:.0f} cycles" if stop.cycles else "{task.completed:.0f} cycles"
+            ),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("crashing", total=stop.cycles)
+
+    def __enter__(self) -> View:
+        plan = self._plan
+        self._console.print(
+            f"crashbed: built-in server, workload {','.join(plan.workloads)}, {plan.backends} backends, seed {plan.seed}"
+        )
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._console.print(text)
+
+    def begin(self) -> None:
+        """Before the first cycle."""
+        self._console.print(HEADER, style="dim")
+
+    def cycle(self, result: CycleResult) -> None:
+        """A cycle has ended."""
+        plan = result.plan
+        landed = [blow for blow in result.blows if blow.landed]
+        victims = ", ".join(f"{blow.role} {blow.pid}" for blow in landed) or "missed"
+        fault = "at point" if isinstance(plan.placement, PointPlacement) else str(plan.fault)
+        ready = f"{result.ready_ms:9.1f}" if result.ready_ms is not None else "        -"
+        commit = f"{result.first_commit_ms:10.1f}" if result.first_commit_ms is not None else "         -"
+        notes = f"  {'; '.join(result.notes)}" if result.notes else ""
+        if isinstance(plan.placement, PointPlacement):
+            notes = f"  {plan.placement.selector}{notes}"
+        self._console.print(
+            f"{plan.cycle:5d}  {fault:<16} {victims:<27.27} {result.acknowledged:6d}  {ready} {commit}{notes}"
+        )
+        self._progress.update(self._task, advance=1)

@@ -1,0 +1,12 @@
+"""Planted defects: bugs put into a copy of the server on purpose, so that the oracles are seen to see.
+
+One module each. A defect is one realistic change of the code that maintains a promise, never of the code that
+checks it; it says which oracle must find it. It is applied to a copy: the checkout is never touched.
+"""
+
+from chaos.defects.acknowledged_before_wal import ACKNOWLEDGED_BEFORE_WAL
+from chaos.defects.defect import Defect
+
+DEFECTS: dict[str, Defect] = {defect.name: defect for defect in (ACKNOWLEDGED_BEFORE_WAL,)}
+
+__all__ = ["DEFECTS", "Defect"]

@@ -1,0 +1,154 @@
+"""The load of one cycle: workers inside the server, the outside client, and how far they have come.
+
+Owns the connections of a cycle and the count of acknowledgements, which it reads off the history files as
+the backends write them: what a SIGKILLed backend was told is there, whatever became of its connection.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from chaos.driver import OutsideClient, Worker, call_text, wait_any
+from chaos.plan import CyclePlan, derive
+from workloads.history import HistoryWriter
+from workloads.workload import ROLLBACK_KIND, Request, Workload, operation_id
+
+_OK = b'"ev":"ok"'
+POLL_S = 0.001
+
+
+class Acknowledgements:
+    """Counts the acknowledgements in the history files of some processes, as they grow."""
+
+    def __init__(self, directory: Path, pids: Sequence[int]) -> None:
+        self._directory = directory
+        self._waiting = {str(pid) for pid in pids}
+        self._since_ns = time.monotonic_ns() - 60_000_000_000
+        self._open: list[int] = []
+        self.count = 0
+
+    def read(self) -> int:
+        """How many there are by now."""
+        if self._waiting:
+            self._find()
+        for descriptor in self._open:
+            # A record's newline comes first, so one read may end inside a record; the marker is counted whole
+            # only when it came whole, and a miscount of one delays a kill by a poll at most.
+            while data := os.read(descriptor, 1 << 16):
+                self.count += data.count(_OK)
+        return self.count
+
+    def close(self) -> None:
+        """Close the files."""
+        for descriptor in self._open:
+            os.close(descriptor)
+        self._open.clear()
+
+    def _find(self) -> None:
+        for name in os.listdir(self._directory):
+            pid, _, rest = name.partition("-")
+            if pid in self._waiting and int(rest.removesuffix(".jsonl")) >= self._since_ns:
+                self._open.append(os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC))
+                self._waiting.discard(pid)
+
+
+def outside_requests(workload: Workload, plan: CyclePlan) -> Iterator[tuple[Request, int]]:
+    """The outside client's requests of a cycle, each with the seed that makes the server draw the same."""
+    worker = len(plan.worker_seeds)
+    for number in range(plan.outside_operations):
+        seed = derive(plan.outside_seed, number)
+        first = operation_id(plan.cycle, worker, number)
+        yield next(workload.requests(worker, first, 1, seed)), seed
+
+
+def probe_request(workload: Workload, plan: CyclePlan) -> tuple[Request, int]:
+    """The first request after a recovery: one that asks for COMMIT, of a worker number of its own."""
+    worker = len(plan.worker_seeds) + 1
+    for number in range(1000):
+        seed = derive(plan.outside_seed, "probe", number)
+        request = next(workload.requests(worker, operation_id(plan.cycle, worker, 0), 1, seed))
+        if request.kind != ROLLBACK_KIND:
+            return request, seed
+    raise AssertionError("a thousand draws, and every one asks to be rolled back")
+
+
+class Load:
+    """The running load of one cycle."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        workload: Workload,
+        plan: CyclePlan,
+        history_directory: Path,
+        outside_history: HistoryWriter,
+    ) -> None:
+        self.workers: list[Worker] = []
+        self.outside: OutsideClient | None = None
+        self._acknowledgements: Acknowledgements | None = None
+        try:
+            for _ in plan.worker_seeds:
+                self.workers.append(Worker(conninfo))
+            self._acknowledgements = Acknowledgements(
+                history_directory, [worker.backend_pid for worker in self.workers]
+            )
+            for number, (worker, seed) in enumerate(zip(self.workers, plan.worker_seeds, strict=True)):
+                worker.send(
+                    call_text(
+                        workload.name,
+                        {
+                            "worker": number,
+                            "first": operation_id(plan.cycle, number, 0),
+                            "transactions": plan.transactions,
+                            "seed": seed,
+                            "history": True,
+                        },
+                    )
+                )
+            self.outside = OutsideClient(conninfo, workload.name, outside_requests(workload, plan), outside_history)
+        except BaseException:
+            self.close()
+            raise
+
+    def acknowledged(self) -> int:
+        """Acknowledgements so far, inside and outside; also moves the outside client on."""
+        outside = 0
+        if self.outside is not None:
+            self.outside.read()
+            outside = self.outside.acknowledged
+        return outside + (self._acknowledgements.read() if self._acknowledgements else 0)
+
+    def wait(self, timeout_s: float = POLL_S) -> None:
+        """Wait for news from any connection, for a moment."""
+        wait_any(self._sockets(), timeout_s)
+
+    def over(self) -> bool:
+        """Whether every connection has come to its end, one way or another."""
+        for worker in self.workers:
+            worker.read()
+        if self.outside is not None:
+            self.outside.read()
+        return all(worker.ended for worker in self.workers) and (self.outside is None or self.outside.done)
+
+    def complaints(self) -> list[str]:
+        """What running statements were refused with; a lost connection is no complaint."""
+        return [worker.message for worker in self.workers if worker.sqlstate is not None and worker.message]
+
+    def close(self) -> None:
+        """Close every connection."""
+        for worker in self.workers:
+            worker.close()
+        if self.outside is not None:
+            self.outside.close()
+        if self._acknowledgements is not None:
+            self._acknowledgements.close()
+
+    def _sockets(self) -> Iterator[int]:
+        for worker in self.workers:
+            if worker.ended is None:
+                yield worker.socket
+        if self.outside is not None and not self.outside.done:
+            yield self.outside.worker.socket

@@ -1,0 +1,272 @@
+"""The oracles of data over a run directory: an epoch at a time, so that memory does not grow with a campaign.
+
+Owns which files and observations belong to which epoch, the names of the five oracles and their answers, and
+the counts that say whether a cycle proves anything. It reads the directory alone: judging again with newer
+code needs no server. Two ways in: `judge_run` judges everything; `judge_latest` judges the last observation
+by itself, at a cost that does not depend on how many there were before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from chaos.oracles import atomicity, durability, invariant, resurrection, wal_replay
+from chaos.oracles.ledger import Count, Ledger, add, judge_observation, totals
+from chaos.oracles.oracle import OracleResult
+from reports import verdict as report
+from reports.records import read_records
+from reports.rundir import RunDirectory
+from workloads.history import History, read_history
+from workloads.workload import Outcome, Workload, cycle_of
+
+OF_LEDGER: Mapping[str, tuple[str, Callable[[Ledger], Count]]] = {
+    durability.NAME: (durability.TITLE, durability.judge),
+    atomicity.NAME: (atomicity.TITLE, atomicity.judge),
+    resurrection.NAME: (resurrection.TITLE, resurrection.judge),
+    invariant.NAME: (invariant.TITLE, invariant.judge),
+}
+NAMES = (*OF_LEDGER, wal_replay.NAME)
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CycleCounts:
+    """What the data say of one cycle, for the rule of the verified cycle (`chaos.verdict.CycleFacts`).
+
+    `acknowledged` and `in_flight` are as of the kill; `unjudged` counts acknowledged operations that no
+    observation covers, `contradictions` operations whose records contradict each other.
+    """
+
+    cycle: int
+    acknowledged: int
+    in_flight: int
+    unjudged: int
+    contradictions: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataJudgement:
+    """The oracles' answers, the durability ledger, and the counts of each cycle that had operations."""
+
+    results: tuple[OracleResult, ...]
+    ledger: report.Ledger
+    cycles: Mapping[int, CycleCounts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cycle:
+    cycle: int
+    epoch: int
+    begin_ns: int
+    end_ns: int | None
+    kill_ns: int | None
+
+
+def judge_run(run: RunDirectory, workloads: Mapping[str, Workload]) -> DataJudgement:
+    """Judge every observation of a run. `workloads` has each workload by name, as it was set up.
+
+    Raises RunDirectoryError for files that cannot be read, KeyError for a workload that is not given.
+    """
+    timeline = _timeline(run.harness_records())
+    judging = _Judging(run, workloads, NAMES)
+    epoch_of = {cycle.cycle: cycle.epoch for cycle in timeline}
+    left = {epoch: [cycle for cycle in timeline if cycle.epoch == epoch] for epoch in epoch_of.values()}
+    for epoch, observed in groupby(run.observed_records(), key=lambda record: epoch_of.get(record["cycle"])):
+        if epoch in left:
+            judging.epoch(left.pop(epoch), list(observed))
+    for cycles in left.values():
+        # Nothing was observed in these epochs: their operations are counted as unjudged.
+        judging.epoch(cycles, [])
+    return judging.done()
+
+
+def judge_latest(run: RunDirectory, workloads: Mapping[str, Workload]) -> DataJudgement:
+    """Judge the last observation of a run with the operations it covers; nothing if there is none.
+
+    WAL replay is left to `judge_run`, for it needs the server's whole journal.
+    """
+    judging = _Judging(run, workloads, tuple(OF_LEDGER))
+    record = last_record(run.observed)
+    if record is not None:
+        timeline = _timeline(run.harness_records())
+        epoch = next((cycle.epoch for cycle in timeline if cycle.cycle == record["cycle"]), None)
+        first = cycle_of(record["observation"]["after"]) + 1
+        judging.epoch([c for c in timeline if c.epoch == epoch and first <= c.cycle <= record["cycle"]], [record])
+    return judging.done()
+
+
+def last_record(path: Path) -> Record | None:
+    """The last whole record of a file of records, read from its end; None when there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            length = 1 << 12
+            while True:
+                length = min(length, size)
+                file.seek(size - length)
+                lines = file.read(length).split(b"\n")
+                # The first line may have begun before what was read.
+                for line in reversed(lines if length == size else lines[1:]):
+                    if line.startswith(b"{") and (record := _whole(line)) is not None:
+                        return record
+                if length == size:
+                    return None
+                length *= 8
+    except FileNotFoundError:
+        return None
+
+
+def file_span(path: Path) -> tuple[int, int | None]:
+    """From when to when a history file was written (CLOCK_MONOTONIC ns): by its name, and by its last record.
+
+    A name that tells no time counts as the beginning of time, a file without a record as written to this day.
+    """
+    match = re.fullmatch(r"[0-9]+-([0-9]+)\.jsonl", path.name)
+    record = last_record(path)
+    return (int(match[1]) if match else 0), (record["t"] if record else None)
+
+
+class _Judging:
+    """A judgement while it is being made, an epoch at a time."""
+
+    def __init__(self, run: RunDirectory, workloads: Mapping[str, Workload], oracles: tuple[str, ...]) -> None:
+        self._workloads = workloads
+        self._files = [(path, *file_span(path)) for path in run.history_files()]
+        self._harness: list[Record] = []
+        self._server: list[Record] = []
+        if wal_replay.NAME in oracles:
+            self._harness = list(run.harness_records())
+            self._server = [record for record in run.server_records() if record.get("ev") in wal_replay.EVENTS]
+        self._counts: dict[str, list[Count]] = {name: [] for name in oracles}
+        self._ledgers: list[report.Ledger] = []
+        self._cycles: dict[int, CycleCounts] = {}
+
+    def epoch(self, timeline: Sequence[_Cycle], observed: Sequence[Record]) -> None:
+        """Judge some cycles of one epoch by some of its observations."""
+        if not timeline:
+            return
+        history = self._history(timeline)
+        judged: set[int] = set()
+        for name in sorted({record["workload"] for record in observed}):
+            workload = self._workloads[name]
+            ledger = Ledger(
+                workload,
+                [
+                    judge_observation(
+                        workload,
+                        history,
+                        first_cycle=timeline[0].cycle,
+                        cycle=record["cycle"],
+                        t=record["t"],
+                        observation=record["observation"],
+                    )
+                    for record in observed
+                    if record["workload"] == name
+                ],
+            )
+            judged.update(ledger.entries)
+            for oracle, (_, judge) in OF_LEDGER.items():
+                self._counts[oracle].append(judge(ledger))
+            self._ledgers.append(totals([ledger]))
+        if wal_replay.NAME in self._counts:
+            numbers = {cycle.cycle for cycle in timeline}
+            harness = [record for record in self._harness if record.get("cycle") in numbers]
+            replays = wal_replay.recoveries(harness, self._server, history)
+            self._counts[wal_replay.NAME].append(wal_replay.judge(replays))
+        self._cycles.update(count_cycles({c.cycle: c.kill_ns for c in timeline}, history, judged))
+
+    def done(self) -> DataJudgement:
+        """What it came to."""
+        titles = {name: title for name, (title, _) in OF_LEDGER.items()} | {wal_replay.NAME: wal_replay.TITLE}
+        results = tuple(add(counts).result(name, titles[name]) for name, counts in self._counts.items())
+        return DataJudgement(results, _sum(self._ledgers), self._cycles)
+
+    def _history(self, timeline: Sequence[_Cycle]) -> History:
+        numbers = {cycle.cycle for cycle in timeline}
+        since, until = timeline[0].begin_ns, timeline[-1].end_ns
+        paths = [
+            path
+            for path, begun, ended in self._files
+            if (until is None or begun <= until) and (ended is None or ended >= since)
+        ]
+        return read_history(
+            (record for record in read_records(path) if cycle_of(record["op"]) in numbers) for path in paths
+        )
+
+
+def count_cycles(
+    kills_ns: Mapping[int, int | None], history: History, judged: Container[int]
+) -> dict[int, CycleCounts]:
+    """The counts of each cycle of `kills_ns`, which tells when its kill was (None: not known, count its end).
+
+    `judged` holds the operations that an observation covers; `history` those of these cycles alone.
+    """
+    acknowledged = dict.fromkeys(kills_ns, 0)
+    in_flight, unjudged, contradictions = acknowledged.copy(), acknowledged.copy(), acknowledged.copy()
+    for id_, operation in history.operations.items():
+        cycle = cycle_of(id_)
+        if id_ in history.contradicted:
+            contradictions[cycle] += 1
+            continue
+        kill_ns = kills_ns[cycle]
+        answered_ns = operation.answered_ns
+        ok = operation.outcome is Outcome.OK
+        unjudged[cycle] += ok and id_ not in judged
+        if kill_ns is None:
+            acknowledged[cycle] += ok
+            in_flight[cycle] += answered_ns is None
+        elif answered_ns is None or answered_ns > kill_ns:
+            in_flight[cycle] += operation.invoked_ns <= kill_ns
+        else:
+            acknowledged[cycle] += ok
+    return {
+        cycle: CycleCounts(cycle, acknowledged[cycle], in_flight[cycle], unjudged[cycle], contradictions[cycle])
+        for cycle in kills_ns
+    }
+
+
+def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
+    """The cycles of a run in their order. The kill is the first fault that landed."""
+    begun: dict[int, tuple[int, int]] = {}
+    killed: dict[int, int] = {}
+    ended: dict[int, int] = {}
+    for record in harness:
+        match record.get("ev"):
+            case "cycle_begin":
+                begun[record["cycle"]] = (record.get("epoch", 0), record["t"])
+            case "fault" if record.get("outcome") != "missed":
+                killed.setdefault(record["cycle"], record["t"])
+            case "cycle_end":
+                ended[record["cycle"]] = record["t"]
+    return [
+        _Cycle(cycle, epoch, begin_ns, ended.get(cycle), killed.get(cycle))
+        for cycle, (epoch, begin_ns) in sorted(begun.items())
+    ]
+
+
+def _sum(ledgers: Sequence[report.Ledger]) -> report.Ledger:
+    def row(name: str) -> report.Fate:
+        rows: list[report.Fate] = [getattr(ledger, name) for ledger in ledgers]
+        return report.Fate(
+            committed=sum(fate.committed for fate in rows),
+            absent=sum(fate.absent for fate in rows),
+            torn=sum(fate.torn for fate in rows),
+        )
+
+    return report.Ledger(ok=row("ok"), failed=row("failed"), unknown=row("unknown"))
+
+
+def _whole(line: bytes) -> Record | None:
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

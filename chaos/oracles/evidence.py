@@ -1,0 +1,126 @@
+"""What a run left, as the supervision oracles read it: the kernel's account beside the others' claims.
+
+Owns the shapes of those records of the server's journal, the harness' journal and the histories that
+supervision is judged by, and their reading from a run directory. It interprets nothing: `supervision` does.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from chaos.witness.account import Account
+from chaos.witness.records import read
+from reports.rundir import RunDirectory
+
+_T = TypeVar("_T")
+
+
+class ServerRecord(msgspec.Struct, frozen=True):
+    """One record of events/server.jsonl; `pid` wrote it. Fields that its kind does not have are empty.
+
+    `slot` 0 is no slot. `status` is a raw wait status. `event`, `before`, `after` are those of a step.
+    """
+
+    t: int
+    ev: str
+    pid: int = 0
+    child: int = 0
+    role: str | None = None
+    slot: int = 0
+    gen: int = 0
+    ino: int = 0
+    status: int = 0
+    clean: bool = True
+    event: Any = None
+    before: Any = None
+    after: Any = None
+
+
+class HarnessRecord(msgspec.Struct, frozen=True):
+    """One record of events/harness.jsonl. `inos` are the memories that `pid` was seen to map at `t`."""
+
+    t: int
+    ev: str
+    cycle: int | None = None
+    pid: int = 0
+    inos: tuple[int, ...] = ()
+
+
+class Invoke(NamedTuple):
+    """An operation begun: when, by which process."""
+
+    t: int
+    pid: int
+    op: int
+
+
+class Evidence:
+    """Everything that supervision is judged by. The sequences are in order of time."""
+
+    def __init__(
+        self,
+        account: Account,
+        server: Iterable[ServerRecord] = (),
+        harness: Iterable[HarnessRecord] = (),
+        invokes: Iterable[Invoke] = (),
+    ) -> None:
+        self.account = account
+        self.server: Sequence[ServerRecord] = sorted(server, key=lambda record: record.t)
+        self.harness: Sequence[HarnessRecord] = sorted(harness, key=lambda record: record.t)
+        self.invokes: Sequence[Invoke] = sorted(invokes)
+
+    @classmethod
+    def of(cls, run: RunDirectory) -> Evidence:
+        """Read a run directory. Raises RunDirectoryError."""
+        return cls(
+            Account(read(run.kernel_events)),
+            server_records(run.server_records()),
+            harness_records(run.harness_records()),
+            (
+                Invoke(record["t"], record["pid"], record["op"])
+                for reader in run.history_records()
+                for record in reader
+                if record.get("ev") == "invoke"
+            ),
+        )
+
+    def missing(self, source: str) -> str | None:
+        """Why nothing of this source can be judged, with the remedy; None when there is something."""
+        if source == "kernel":
+            if self.account.unavailable is not None:
+                return f"no witness: {self.account.unavailable.reason}; {self.account.unavailable.remedy}"
+            return None if self.account.opened is not None else "the run has no account of the kernel"
+        has = {"server": self.server, "harness": self.harness, "history": self.invokes}[source]
+        return None if has else f"the run has no record of the {source}"
+
+    def cycle_at(self, t_ns: int) -> int | None:
+        """The cycle that was under way at a time; None before the first."""
+        index = bisect_right(self._cycle_begins, t_ns, key=lambda item: item[0])
+        return self._cycle_begins[index - 1][1] if index else None
+
+    @cached_property
+    def _cycle_begins(self) -> list[tuple[int, int]]:
+        return [(r.t, r.cycle) for r in self.harness if r.ev == "cycle_begin" and r.cycle is not None]
+
+
+def server_records(values: Iterable[Mapping[str, Any]]) -> Iterator[ServerRecord]:
+    """Typed records of the server's journal; what has another shape is none of this module's."""
+    return _convert(values, ServerRecord)
+
+
+def harness_records(values: Iterable[Mapping[str, Any]]) -> Iterator[HarnessRecord]:
+    """Typed records of the harness' journal."""
+    return _convert(values, HarnessRecord)
+
+
+def _convert(values: Iterable[Mapping[str, Any]], kind: type[_T]) -> Iterator[_T]:
+    for value in values:
+        try:
+            yield msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            continue  # a claim that cannot be read claims nothing; what it should have said is then missing

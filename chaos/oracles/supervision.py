@@ -1,0 +1,261 @@
+"""One postmaster's life as the kernel's account shows it: its children, its generations, its signals, its crashes.
+
+Owns what the supervision oracles have in common: who was a child of which postmaster and in which role, which
+SIGQUIT and SIGKILL the postmaster sent, and which ends of children obliged it to end all others. All of it is
+evidence but for three things that only the server can say and that never excuse a missing act of its own: the
+role of a child that died before it had a name, whether a slot had been cleaned up, and (to excuse a SIGQUIT)
+that the lock file was lost or a fork had failed.
+
+The rules of what an exit means are written here once more, from PostgreSQL's postmaster.c (specification 2.3)
+and not from the server under test: an oracle that imported the server's table would agree with its mistakes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from signal import SIGABRT, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
+
+from chaos.oracles.evidence import Evidence, ServerRecord
+from chaos.witness.account import TICK_NS, Account, Process, surely_after
+
+ORDERLY_CODES: Mapping[str, frozenset[int]] = {
+    "checkpointer": frozenset(),
+    "bgwriter": frozenset({0}),
+    "walwriter": frozenset({0}),
+    "backend": frozenset({0, 1}),
+    "dead_end": frozenset({0, 1}),
+}
+"""Exit codes that are no crash, per role; a process of an unknown role may exit 0 or 1."""
+
+SLOT_MATTERS = frozenset({"backend"})
+"""Roles whose orderly exit is a crash all the same if their slot had not been cleaned up."""
+
+PMSIGNAL_GRACE_NS = 50_000_000
+"""A postmaster looks at its flags a while after the signal that announces them, and after reaping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A signal from the postmaster to one of its children."""
+
+    t: int
+    order: int
+    sig: int
+    child: Process
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child of the postmaster. `clean` is what the journal says of its slot when it was reaped; None when
+    it says nothing."""
+
+    process: Process
+    role: str
+    clean: bool | None
+
+    def __str__(self) -> str:
+        return f"{self.role} (PID {self.process.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """The end of a child that is a crash by its status. `excused` says why it obliged the postmaster to
+    nothing: a crash was being handled already, or may have been."""
+
+    child: Child
+    t: int
+    excused: str | None
+
+
+class Reign:
+    """The life of one postmaster."""
+
+    def __init__(self, postmaster: Process, evidence: Evidence) -> None:
+        self.postmaster = postmaster
+        self.evidence = evidence
+        self.account: Account = evidence.account
+        journal = _Journal(self._journal())
+        self.children: Sequence[Child] = [
+            Child(process, _role(process, journal), journal.clean(process))
+            for process in self.account.children(postmaster)
+        ]
+        self.begin = postmaster.born or self.account.begin
+        self.end = postmaster.exit_t or self.account.end
+
+    def _journal(self) -> list[ServerRecord]:
+        end = self.postmaster.exit_t or self.account.end
+        return [
+            record
+            for record in self.evidence.server
+            if record.pid == self.postmaster.pid and self.postmaster.born <= record.t <= end + TICK_NS
+        ]
+
+    @cached_property
+    def journal(self) -> Sequence[ServerRecord]:
+        """What this postmaster itself wrote into the server's journal."""
+        return self._journal()
+
+    @cached_property
+    def startups(self) -> Sequence[Child]:
+        """Its startup processes, oldest first: each but the first begins a generation after a crash."""
+        return [child for child in self.children if child.role == "startup"]
+
+    @cached_property
+    def _sent(self) -> Sequence[Sent]:
+        sent = [
+            Sent(signal.t, signal.order, signal.sig, child.process)
+            for child in self.children
+            for signal in child.process.received
+            if signal.by == self.postmaster.pid
+        ]
+        return sorted(sent, key=lambda signal: signal.order)
+
+    @cached_property
+    def quits(self) -> Sequence[Sent]:
+        """Every SIGQUIT (or SIGABRT, with send_abort_for_crash) that it sent a child, in order."""
+        return [signal for signal in self._sent if signal.sig in (SIGQUIT, SIGABRT)]
+
+    @cached_property
+    def kills(self) -> Sequence[Sent]:
+        return [signal for signal in self._sent if signal.sig == SIGKILL]
+
+    def requests(self, before_ns: int, signals: Sequence[int] = (SIGTERM, SIGINT, SIGQUIT)) -> bool:
+        """Whether it had been asked to shut down by then, in one of these ways."""
+        return any(r.sig in signals and r.t <= before_ns + TICK_NS for r in self.postmaster.received)
+
+    def generation_begin(self, t_ns: int) -> int:
+        """When the generation that was current at a time began: its startup process' fork."""
+        begins = [child.process.born for child in self.startups]
+        index = bisect_right(begins, t_ns)
+        return begins[index - 1] if index > 1 else self.begin
+
+    def generation_end(self, t_ns: int) -> int:
+        """When the next startup process after a time was forked; the end of this life if none was."""
+        begins = [child.process.born for child in self.startups]
+        index = bisect_right(begins, t_ns)
+        return begins[index] if index < len(begins) else self.end
+
+    def startup_before(self, t_ns: int) -> Child | None:
+        """The last startup process forked before a time."""
+        earlier = [child for child in self.startups if child.process.born <= t_ns + TICK_NS]
+        return earlier[-1] if earlier else None
+
+    def is_crash(self, child: Child) -> bool:
+        """Whether the child's end, by the kernel's account, is a crash (specification 2.3, 3.3)."""
+        process = child.process
+        if process.code is None:
+            return process.signal is not None
+        at = process.exit_t or 0
+        if child.role == "startup":
+            return process.code not in (0, 3) and not (process.code == 1 and self.requests(at))
+        if child.role == "checkpointer" and process.code == 0:
+            # Dismissed at the end of an orderly shutdown; at any other time its exit is a crash.
+            return not any(r.sig == SIGUSR2 and r.by == self.postmaster.pid for r in process.received)
+        if process.code not in ORDERLY_CODES.get(child.role, frozenset({0, 1})):
+            return True
+        return child.role in SLOT_MATTERS and child.clean is False
+
+    @cached_property
+    def crashes(self) -> Sequence[Crash]:
+        """The ends of children that are crashes, in the order in which the postmaster learned of them."""
+        found = []
+        for child in self.children:
+            process = child.process
+            t = process.reaped_t
+            if t is not None and process.reaped_by == self.postmaster.pid and self.is_crash(child):
+                found.append(Crash(child, t, self._excuse(child, t)))
+        return sorted(found, key=lambda crash: crash.t)
+
+    def _excuse(self, child: Child, t_ns: int) -> str | None:
+        begin = self.generation_begin(t_ns)
+        index = bisect_left(self.quits, begin, key=lambda signal: signal.t)
+        if index < len(self.quits) and self.quits[index].t < t_ns:
+            return "everybody had been told to go already"
+        if self._fatal_error_may_stand(t_ns):
+            return "the crash before it was perhaps still being handled"
+        return None
+
+    def _fatal_error_may_stand(self, t_ns: int) -> bool:
+        """Whether, in the generation after a crash, recovery had perhaps not begun yet by the postmaster's
+        knowledge: PostgreSQL then relaunches the dead one and signals nobody (specification 1.6 no. 9)."""
+        startup = self.startup_before(t_ns)
+        if startup is None or startup is self.startups[0]:
+            return False
+        process = startup.process
+        if process.code == 0 and process.reaped_t is not None and process.reaped_t < t_ns:
+            return False
+        announced = [
+            r.t for r in self.postmaster.received if r.sig == SIGUSR1 and r.by == process.pid and r.t >= process.born
+        ]
+        return not announced or t_ns <= announced[0] + PMSIGNAL_GRACE_NS
+
+
+class _Journal:
+    """The postmaster's own records of its children, found by pid and time."""
+
+    def __init__(self, records: Sequence[ServerRecord]) -> None:
+        self._by_child: dict[int, list[ServerRecord]] = {}
+        for record in records:
+            if record.ev in ("fork", "reap") and record.child:
+                self._by_child.setdefault(record.child, []).append(record)
+
+    def of(self, process: Process, ev: str) -> ServerRecord | None:
+        """The record of this event in this life of the pid: the first one after its fork."""
+        for record in self._by_child.get(process.pid, []):
+            if record.ev == ev and record.t + TICK_NS >= process.born:
+                return record
+        return None
+
+    def clean(self, process: Process) -> bool | None:
+        record = self.of(process, "reap") if process.reaped_t is not None else None
+        return record.clean if record is not None else None
+
+
+def _role(process: Process, journal: _Journal) -> str:
+    named = process.role
+    if named is not None and named != "postmaster":
+        return named
+    claimed = journal.of(process, "fork")
+    return (claimed.role if claimed is not None else None) or "unknown"
+
+
+def reigns(evidence: Evidence) -> list[Reign]:
+    """Every postmaster of the run, oldest first: followed as one, named as one, or said to be one."""
+    account = evidence.account
+    found: dict[int, Process] = {}
+    candidates = [account.at(f.pid, f.t) for f in account.followed if f.role == "postmaster"]
+    candidates += [account.at(r.pid, r.t) for r in evidence.server if r.ev == "postmaster_start"]
+    candidates += [process for process in account.processes if process.role == "postmaster"]
+    for process in candidates:
+        if process is not None:
+            found[id(process)] = process
+    return [Reign(process, evidence) for process in sorted(found.values(), key=lambda process: process.order)]
+
+
+def when(t_ns: int) -> str:
+    """A time as the lines of evidence show it."""
+    return f"t={t_ns}"
+
+
+def lived(child: Child) -> str:
+    """One child's life in one line."""
+    process = child.process
+    parts = [f"{child}: forked {when(process.born)}"]
+    if process.exit_t is not None:
+        parts.append(f"{process.ended_by()} {when(process.exit_t)}")
+    if process.reaped_t is not None:
+        parts.append(f"reaped by {process.reaped_by} {when(process.reaped_t)}")
+    return ", ".join(parts)
+
+
+def surely_alive(child: Child, t_ns: int) -> bool:
+    """Whether a child certainly had been forked and not yet reaped at a time."""
+    process = child.process
+    born_before = surely_after(t_ns, process.born)
+    return born_before and (process.reaped_t is None or surely_after(process.reaped_t, t_ns))
+
+
+__all__ = ["Child", "Crash", "Reign", "Sent", "lived", "reigns", "surely_alive", "when"]

@@ -1,0 +1,227 @@
+"""From a plan to a judged run directory: witness, target, campaign, judge, reports, in that order.
+
+Owns the harness process itself: that it adopts orphans, that whatever it made is gone when it ends, and that
+each stage's failure becomes one sentence. Judging runs in a process of its own, which loads what the harness
+should not carry.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+import supervisor
+from chaos.campaign import Campaign, CampaignError, CycleResult
+from chaos.defects import DEFECTS
+from chaos.plan import CampaignPlan
+from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
+from chaos.verdict import ExitCode
+from chaos.witness.witness import KernelWitness, Unavailable, open_witness
+from reports.rundir import RunDirectory
+from reports.verdict import Status, Verdict
+from supervisor.points import PointMap
+from workloads.registry import MODULES
+
+PR_SET_CHILD_SUBREAPER = 36
+SEGMENT_NOTE = "1 MiB WAL segments, so that campaigns switch and recycle many"
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """When a campaign is over: after so many cycles, or so long, whichever comes first."""
+
+    cycles: int | None = None
+    duration_s: float | None = None
+
+    def __str__(self) -> str:
+        parts = [f"after {self.cycles} cycles"] if self.cycles is not None else []
+        parts += [f"after {self.duration_s:g} s"] if self.duration_s is not None else []
+        return " or ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPlan:
+    """What run.json holds of how a run came about."""
+
+    plan: CampaignPlan
+    defect: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A judged run."""
+
+    verdict: Verdict
+    report: Path
+
+
+class Viewer(Protocol):
+    """Who watches a campaign."""
+
+    def say(self, text: str) -> None: ...
+    def begin(self) -> None: ...
+    def cycle(self, result: CycleResult) -> None: ...
+
+
+def run_campaign(
+    plan: CampaignPlan,
+    stop: StopRule,
+    out: Path,
+    *,
+    view: Viewer,
+    defect: str | None = None,
+    require: str | None = None,
+    keep: bool = False,
+    first_cycle: int = 0,
+) -> Outcome:
+    """Run a campaign to its end or to Ctrl-C, judge it and write its reports.
+
+    Raises CampaignError, TargetError, RunDirectoryError; the run directory holds what was recorded so far.
+    """
+    _adopt_orphans()
+    run = RunDirectory.create(out, plan.seed)
+    view.say(f"run directory: {run.path}")
+    _describe(run, plan, stop, defect=defect, require=require, first_cycle=first_cycle)
+    interrupted = False
+    witness = open_witness(run.path.name)
+    code = DEFECTS[defect].plant(CODE_ROOT, run.path / "code") if defect else None
+    if defect:
+        view.say(f"planted defect: {DEFECTS[defect].title}")
+    try:
+        with run.kernel_writer() as kernel:
+            if isinstance(witness, KernelWitness):
+                witness.start(kernel.append_encoded)
+            else:
+                kernel.append_encoded(witness.record())
+                view.say(f"no kernel witness: {witness.reason}; supervision is not judged ({witness.remedy})")
+            campaign = _campaign(run, plan, view, witness, code)
+            view.begin()
+            try:
+                campaign.run(first_cycle, _until(stop, first_cycle))
+            except KeyboardInterrupt:
+                interrupted = True
+                view.say("interrupted: judging what there is")
+            finally:
+                if isinstance(witness, KernelWitness):
+                    witness.close()
+    except BaseException:
+        run.finish(ExitCode.HARNESS_ERROR)
+        raise
+    finally:
+        _reap_orphans()
+        shutil.rmtree(run.path / "template", ignore_errors=True)
+    verdict = judge_in_a_process(run, interrupted=interrupted)
+    if verdict.status is not Status.FINDING and not keep:
+        shutil.rmtree(run.pgdata, ignore_errors=True)
+    run.finish(verdict.exit_code)
+    return Outcome(verdict, run.report_html)
+
+
+def judge_in_a_process(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
+    """Judge a run and write its reports in a process of its own; returns the verdict it wrote."""
+    command = [sys.executable, "-m", "chaos.judge", str(run.path.absolute())] + (
+        ["--interrupted"] if interrupted else []
+    )
+    environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CampaignError(
+            f"the judge failed; run it again with: crashbed judge {run.path}\n{done.stdout}{done.stderr}"
+        )
+    return run.read_verdict()
+
+
+def read_plan(run: RunDirectory) -> RecordedPlan:
+    """The plan of an earlier run."""
+    recorded = run.read_info().plan
+    return RecordedPlan(msgspec.convert(recorded["campaign"], CampaignPlan), recorded.get("defect"))
+
+
+def _campaign(
+    run: RunDirectory,
+    plan: CampaignPlan,
+    view: Viewer,
+    witness: KernelWitness | Unavailable,
+    code: Path | None,
+) -> Campaign:
+    options = {
+        "max_connections": str(plan.backends + 8),
+        "shared_preload_libraries": ",".join(MODULES[name] for name in plan.workloads),
+        "crashbed.run_name": run.path.name,
+        "crashbed.history_directory": str(run.history.absolute()),
+        "crashbed.points_map": str(run.points_map.absolute()),
+    }
+    target = BuiltinTarget(
+        run.pgdata.absolute(), options=options, log=run.server_log.absolute(), journal=run.server_events.absolute(),
+        code=code,
+    )  # fmt: skip
+    points = PointMap(run.points_map, create=True)
+
+    def started(pid: int) -> None:
+        if isinstance(witness, KernelWitness):
+            witness.follow(pid, "postmaster")
+
+    return Campaign(run, plan, target, points, on_cycle=view.cycle, on_start=started)
+
+
+def _until(stop: StopRule, first_cycle: int) -> Callable[[int], bool]:
+    deadline = None if stop.duration_s is None else time.monotonic() + stop.duration_s
+
+    def more(cycle: int) -> bool:
+        if stop.cycles is not None and cycle - first_cycle >= stop.cycles:
+            return False
+        return deadline is None or time.monotonic() < deadline
+
+    return more
+
+
+def _describe(
+    run: RunDirectory,
+    plan: CampaignPlan,
+    stop: StopRule,
+    *,
+    defect: str | None,
+    require: str | None,
+    first_cycle: int,
+) -> None:
+    info = run.read_info()
+    info.command = ["crashbed", *sys.argv[1:]]
+    info.target = BuiltinTarget.name
+    info.plan = {
+        "campaign": msgspec.to_builtins(plan),
+        "defect": defect,
+        "require": require,
+        "first_cycle": first_cycle,
+        "stop": {"cycles": stop.cycles, "duration_s": stop.duration_s},
+    }
+    info.versions = {"crashbed": supervisor.VERSION, "server": supervisor.SERVER_VERSION}
+    info.host = {"kernel": platform.release(), "cpus": os.cpu_count()}
+    info.stop_rule = str(stop)
+    run.write_info(info)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of children whose postmaster was SIGKILLed, so that none outlives the harness."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _reap_orphans() -> None:
+    """Collect adopted children that have ended; the target's own processes are gone by now."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return

@@ -1,0 +1,1 @@
+"""What can be crashed: one module per kind of server."""

@@ -1,0 +1,296 @@
+"""Statements on one table: heap and index together, under one snapshot (PostgreSQL's executor, in a handful of calls).
+
+Owns how a row is found through its key, how a statement waits for another transaction and begins again with a new
+snapshot (READ COMMITTED), how a key is kept unique, and when an update goes to another page. It is always called
+inside a transaction, and never ends one.
+
+Order against races: the snapshot is taken before the index is read, so every version that it sees has its entry. A
+tid from the index is only a claim: the row found there is asked for its key, for its line may have been given to
+another row meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from supervisor import errors
+from supervisor.engine.access.btree import Key
+from supervisor.engine.access.catalog import (
+    STORAGE_CREATE,
+    Catalog,
+    Table,
+    encode_storage_create,
+    no_such_table,
+    table_row,
+)
+from supervisor.engine.access.heap import CHANGED, DONE, MISSING, NO_ROOM, Heap
+from supervisor.engine.access.tuple import Column, Row, Value
+from supervisor.engine.storage.buffers import BufferPool
+from supervisor.engine.transam.row_locks import RowLocks
+from supervisor.engine.transam.snapshot import RunningTransactions, Snapshot
+from supervisor.engine.transam.transaction import Transaction
+from supervisor.engine.wal.insert import Wal
+from supervisor.engine.wal.rmgr import Rmgr
+from supervisor.errors import ServerError
+from supervisor.host import Host
+
+_CHECK_EVERY = 256
+
+
+class Tables:
+    """What one process does with tables, in its current transaction."""
+
+    def __init__(
+        self,
+        host: Host,
+        pool: BufferPool,
+        wal: Wal,
+        running: RunningTransactions,
+        row_locks: RowLocks,
+        heap: Heap,
+        catalog: Catalog,
+        transaction: Transaction,
+    ) -> None:
+        self._host = host
+        self._pool = pool
+        self._wal = wal
+        self._running = running
+        self._row_locks = row_locks
+        self._heap = heap
+        self._catalog = catalog
+        self._transaction = transaction
+        self._scans: dict[int, int] = {}
+        self._next_scan = 0
+
+    # Snapshots: one a statement; a scan keeps its own until it ends.
+
+    def _begin(self) -> Snapshot:
+        return self._running.snapshot()
+
+    def _end(self) -> None:
+        scans = self._scans
+        self._running.release_snapshot(next(iter(scans.values())) if scans else 0)
+
+    def forget_scans(self) -> None:
+        """The transaction is over: an open scan may not go on."""
+        self._scans.clear()
+
+    # Tables.
+
+    def find(self, name: str) -> Table:
+        """The table of a name; ServerError 42P01."""
+        table = self._catalog.known(name)
+        if table is None:
+            row = self.get(self._catalog.catalog, name)
+            if row is None:
+                raise no_such_table(name)
+            table = self._catalog.remember(row, own=False)
+        return table
+
+    def create(self, name: str, columns: Sequence[Column], primary_key: str) -> None:
+        """Create a table; ServerError 42P07 if the name is taken (54000 if its definition does not fit a page)."""
+        catalog = self._catalog.catalog
+        if self._catalog.known(name) is not None or self.get(catalog, name) is not None:
+            raise _duplicate_table(name)
+        catalog.codec.encode(table_row(name, 0, 0, columns, primary_key))
+        xid = self._transaction.ensure_xid()
+        first = self._running.take_relation_numbers(2)
+        row = table_row(name, first, first + 1, columns, primary_key)
+        self._make_files(xid, first, first + 1)
+        table = self._catalog.remember(row, own=True)
+        table.btree.create(xid)
+        try:
+            self.insert(catalog, row)
+        except ServerError as error:
+            if error.sqlstate == errors.UNIQUE_VIOLATION:
+                raise _duplicate_table(name) from error
+            raise
+
+    def _make_files(self, xid: int, *relations: int) -> None:
+        # The record first, and on disk: or a crash could leave a file whose number is given out again.
+        end = 0
+        for relation in relations:
+            _, end = self._wal.insert(Rmgr.STORAGE, STORAGE_CREATE, xid, encode_storage_create(relation))
+        self._wal.flush(end)
+        for relation in relations:
+            self._pool.create_relation(relation)
+
+    # Rows.
+
+    def get(self, table: Table, value: Value) -> Row | None:
+        """The row with a key as a new snapshot sees it."""
+        key = table.search_key(value)
+        snapshot = self._begin()
+        row = None
+        for tid in table.btree.lookup(key):
+            row = self._visible(table, tid, key, snapshot)
+            if row is not None:
+                break
+        self._end()
+        return row
+
+    def _visible(self, table: Table, tid: int, key: Key, snapshot: Snapshot) -> Row | None:
+        body = self._heap.fetch(table.heap, tid, snapshot, self._transaction.xid)
+        if body is None:
+            return None
+        row = table.codec.decode(body)
+        return row if table.key_of(row) == key else None
+
+    def get_for_update(self, table: Table, value: Value) -> Row | None:
+        """The newest committed row with a key, locked for this transaction; waits for whoever changed it."""
+        key = table.search_key(value)
+        while True:
+            snapshot = self._begin()
+            tids = table.btree.lookup(key)
+            result, body = MISSING, b""
+            for tid in tids:
+                xid = self._transaction.ensure_xid()
+                result, body = self._heap.lock_row(table.heap, tid, snapshot, xid, table.codec.has_key, key)
+                if result != MISSING:
+                    break
+            if not self._again(table, tids, result):
+                return table.codec.decode(body) if result == DONE else None
+
+    def insert(self, table: Table, row: Row) -> None:
+        """Add a row; ServerError 23505 if its key exists. Waits for a transaction whose end decides that."""
+        body = table.codec.encode(row)
+        key = table.key_of(row)
+        xid = self._transaction.ensure_xid()
+        tid = self._heap.insert(table.heap, xid, body)
+        dead: list[int] = []
+
+        def check(tids: Sequence[int]) -> int:
+            dead[:] = tids
+            return self._conflict(table, row, key, tids, xid)
+
+        while waited_for := table.btree.insert_unique(key, tid, xid, check):
+            self._row_locks.wait_for(waited_for)
+            self._host.check_interrupts()
+        if dead:
+            self._clean_up(table, dead)
+
+    def _conflict(self, table: Table, row: Row, key: Key, tids: Sequence[int], xid: int) -> int:
+        for tid in tids:
+            waited_for, body = self._heap.conflicting(table.heap, tid, xid)
+            if not body or not table.codec.has_key(body, key):
+                continue
+            if waited_for:
+                return waited_for
+            raise ServerError(
+                f'duplicate key value violates unique constraint "{table.name}_pkey"',
+                sqlstate=errors.UNIQUE_VIOLATION,
+                detail=f"Key ({table.primary_key})=({row[table.key_at]!r}) already exists.",
+            )
+        return 0
+
+    def update(self, table: Table, value: Value, row: Row) -> bool:
+        """Replace the newest committed row with a key; False if there is none."""
+        body = table.codec.encode(row)
+        key = table.search_key(value)
+        if table.key_of(row) != key:
+            # A row's identity is its key: another key is another row.
+            if not self.delete(table, value):
+                return False
+            self.insert(table, row)
+            return True
+        while True:
+            snapshot = self._begin()
+            tids = table.btree.lookup(key)
+            result = MISSING
+            for tid in tids:
+                xid = self._transaction.ensure_xid()
+                result = self._heap.update(table.heap, tid, snapshot, xid, table.codec.has_key, key, body)
+                if result == NO_ROOM:
+                    self._move(table, tid, snapshot, xid, key, body)
+                    result = DONE
+                if result != MISSING:
+                    break
+            if not self._again(table, tids, result):
+                return result == DONE
+
+    def _move(self, table: Table, tid: int, snapshot: Snapshot, xid: int, key: Key, body: bytes) -> None:
+        """Go on with an update that found no room on the row's page; the old version is locked."""
+        heap, has_key = self._heap, table.codec.has_key
+        block = tid >> 16
+        if heap.clean_up(table.heap, block, self._remover(table)):
+            result = heap.update(table.heap, tid, snapshot, xid, has_key, key, body)
+            if result == DONE:
+                return
+        new_tid = heap.insert(table.heap, xid, body, avoid=block)
+        table.btree.insert(key, new_tid, xid)
+        heap.link(table.heap, tid, snapshot, xid, has_key, key, new_tid)
+
+    def delete(self, table: Table, value: Value) -> bool:
+        """Remove the newest committed row with a key; False if there is none."""
+        key = table.search_key(value)
+        while True:
+            snapshot = self._begin()
+            tids = table.btree.lookup(key)
+            result = MISSING
+            for tid in tids:
+                xid = self._transaction.ensure_xid()
+                result = self._heap.delete(table.heap, tid, snapshot, xid, table.codec.has_key, key)
+                if result != MISSING:
+                    break
+            if not self._again(table, tids, result):
+                return result == DONE
+
+    def scan(self, table: Table, after: Value, limit: int | None) -> Iterator[Row]:
+        """Rows in key order as one snapshot sees them, from the first key greater than `after`.
+
+        The snapshot is taken at the first row asked for. ServerError 34000 if the transaction ended meanwhile.
+        """
+        start = None if after is None else table.search_key(after)
+        number = self._next_scan
+        self._next_scan += 1
+        snapshot = self._begin()
+        self._scans[number] = snapshot.xmin
+        try:
+            left = -1 if limit is None else limit
+            for seen, (key, tid) in enumerate(table.btree.scan(start)):
+                if left == 0:
+                    break
+                if seen % _CHECK_EVERY == 0:
+                    self._host.check_interrupts()
+                if key == start:
+                    continue
+                row = self._visible(table, tid, key, snapshot)
+                if row is not None:
+                    left -= 1
+                    yield row
+                    if number not in self._scans:
+                        raise ServerError("the transaction of this scan is over", sqlstate="34000")
+        finally:
+            if self._scans.pop(number, None) is not None:
+                self._end()
+
+    def _again(self, table: Table, tids: list[int], result: int) -> bool:
+        """End a round of a statement that changes a row: False if `result` stands, True (after the wait that it
+        asks for) if a new snapshot must decide."""
+        self._end()
+        if len(tids) > 1:
+            self._clean_up(table, tids)
+        if result <= DONE and result != CHANGED:
+            return False
+        if result != CHANGED:
+            self._row_locks.wait_for(result)
+        self._host.check_interrupts()
+        return True
+
+    # What nobody needs any more.
+
+    def _clean_up(self, table: Table, tids: Sequence[int]) -> None:
+        """Take dead rows with one key out of index and heap: else every look at a much-updated key meets them."""
+        for block in {tid >> 16 for tid in tids}:
+            if self._heap.is_prunable(table.heap, block):
+                self._heap.clean_up(table.heap, block, self._remover(table))
+
+    def _remover(self, table: Table) -> Callable[[bytes, int], None]:
+        def remove(body: bytes, tid: int) -> None:
+            table.btree.remove(table.key_of(table.codec.decode(body)), tid)
+
+        return remove
+
+
+def _duplicate_table(name: str) -> ServerError:
+    return ServerError(f'relation "{name}" already exists', sqlstate=errors.DUPLICATE_TABLE)

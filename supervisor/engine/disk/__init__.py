@@ -1,0 +1,1 @@
+"""What the engine asks of a disk, and the real one."""

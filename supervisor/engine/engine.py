@@ -1,0 +1,107 @@
+"""The engine: everything that one process holds to work on one data directory in one region.
+
+Assembles the parts and owns nothing else. An engine is made from a disk, an attachment (region, locks, host) and
+settings; it has no other state that counts, so two engines over one region see each other only through its bytes.
+The startup process makes the region's contents true (`recovery.redo.recover`) before anybody else's engine may work.
+"""
+
+from __future__ import annotations
+
+from supervisor.config import Settings
+from supervisor.engine.access import heap as heap_module
+from supervisor.engine.access.catalog import Catalog
+from supervisor.engine.access.heap import Heap
+from supervisor.engine.access.table import Tables
+from supervisor.engine.disk.disk import Disk
+from supervisor.engine.recovery import checkpoint as checkpoint_module
+from supervisor.engine.storage import buffers
+from supervisor.engine.storage.buffers import BufferPool
+from supervisor.engine.transam import row_locks as row_locks_module
+from supervisor.engine.transam import snapshot as snapshot_module
+from supervisor.engine.transam.clog import CommitLog
+from supervisor.engine.transam.row_locks import RowLocks
+from supervisor.engine.transam.snapshot import RunningTransactions
+from supervisor.engine.transam.transaction import Transaction
+from supervisor.engine.wal import insert as wal_module
+from supervisor.engine.wal.insert import Wal
+from supervisor.engine.wal.segment import Identity
+from supervisor.host import Host
+from supervisor.log import ServerLog
+from supervisor.shmem import lwlock, procarray
+from supervisor.shmem.attachment import Attachment
+from supervisor.shmem.region import Area, Region
+
+_SUBSYSTEMS = (
+    procarray.shmem_areas,
+    lwlock.shmem_areas,
+    wal_module.shmem_areas,
+    snapshot_module.shmem_areas,
+    row_locks_module.shmem_areas,
+    heap_module.shmem_areas,
+    checkpoint_module.shmem_areas,
+    buffers.shmem_areas,
+)
+_INITIALISERS = (
+    lwlock.shmem_init,
+    wal_module.shmem_init,
+    snapshot_module.shmem_init,
+    row_locks_module.shmem_init,
+    heap_module.shmem_init,
+    checkpoint_module.shmem_init,
+    buffers.shmem_init,
+)
+
+
+def engine_areas(settings: Settings) -> list[Area]:
+    """The shared memory of the engine and of what it stands on: PGPROC entries, locks, WAL, counters, buffers."""
+    return [area for subsystem in _SUBSYSTEMS for area in subsystem(settings)]
+
+
+def engine_init(region: Region, settings: Settings) -> None:
+    """Make a new region's engine areas ready; the creator calls it once, before anybody attaches."""
+    for initialise in _INITIALISERS:
+        initialise(region, settings)
+
+
+class Engine:
+    """One process's engine. `close` gives files back; the attachment is its owner's to detach."""
+
+    def __init__(
+        self, disk: Disk, attachment: Attachment, settings: Settings, identity: Identity, log: ServerLog
+    ) -> None:
+        self.disk = disk
+        self.attachment = attachment
+        self.settings = settings
+        self.identity = identity
+        self.log = log
+        self.host: Host = attachment.host
+        self.wal = Wal(disk, attachment, settings, identity)
+        self.pool = BufferPool(disk, attachment, self.wal, settings)
+        self.running = RunningTransactions(attachment)
+        self.clog = CommitLog(self.pool, self.wal, self.running)
+        self.row_locks = RowLocks(attachment, self.running)
+        self.heap = Heap(attachment, self.pool, self.wal, self.clog, self.running, self.row_locks)
+        self.catalog = Catalog(self.pool, self.wal)
+        self.transaction = Transaction(attachment, self.wal, self.clog, self.running)
+        self.tables = Tables(
+            self.host, self.pool, self.wal, self.running, self.row_locks, self.heap, self.catalog, self.transaction
+        )
+
+    def commit(self) -> None:
+        """End the transaction durably."""
+        self.transaction.commit()
+        self.tables.forget_scans()
+        self.catalog.end_transaction(committed=True)
+
+    def abort(self) -> None:
+        """Undo the transaction and give back every lock and mark that an error left held."""
+        self.attachment.locks.release_all()
+        self.row_locks.release_all()
+        self.transaction.abort()
+        self.tables.forget_scans()
+        self.catalog.end_transaction(committed=False)
+
+    def close(self) -> None:
+        """Close this process's files."""
+        self.pool.close()
+        self.wal.close()

@@ -1,0 +1,1 @@
+"""Transactions: their numbers, what became of them, who sees what, and waiting for one another."""

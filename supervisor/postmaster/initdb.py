@@ -1,0 +1,60 @@
+"""Making a data directory (PostgreSQL's initdb): what `crashbed init` does.
+
+Owns the directory itself, its mode and `postgresql.conf`; what the engine keeps inside it is made by
+`supervisor.engine`. It never touches a directory that holds anything.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+from supervisor.config import Settings, sample_file
+from supervisor.engine.disk.posix import PosixDisk
+from supervisor.engine.recovery.cluster import initialise_cluster
+from supervisor.errors import StartupError
+from supervisor.host import SoloHost
+from supervisor.postmaster.start import CONFIG_FILE
+
+SEGMENT_SIZES = tuple(megabytes * 1024**2 for megabytes in (1, 2, 4, 8, 16))
+DEFAULT_SEGMENT_SIZE = 16 * 1024**2
+
+
+class _InitHost(SoloHost):
+    """A process alone, which nobody can wake, in the time of this world."""
+
+    def wall_time(self) -> float:
+        return time.time()
+
+
+def initialise(
+    directory: Path, *, segment_size: int = DEFAULT_SEGMENT_SIZE, system_identifier: int | None = None
+) -> int:
+    """Make a data directory and return its system identifier; raises StartupError.
+
+    `segment_size` is that of WAL segments in bytes, a power of two from 1 to 16 MiB.
+    """
+    if segment_size not in SEGMENT_SIZES:
+        raise StartupError(f"a WAL segment cannot have {segment_size} bytes", hint="Choose 1, 2, 4, 8 or 16 MiB.")
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise StartupError(
+                f'directory "{directory}" exists but is not empty',
+                hint="Remove or empty it, or choose another; nothing was changed.",
+            )
+        directory.chmod(0o700)
+        identifier = system_identifier if system_identifier is not None else secrets.randbits(63)
+        host = _InitHost()
+        initialise_cluster(
+            PosixDisk(str(directory), host),
+            Settings(),
+            system_identifier=identifier,
+            segment_size=segment_size,
+            host=host,
+        )
+        (directory / CONFIG_FILE).write_text(sample_file())
+    except OSError as error:
+        raise StartupError(f'could not make data directory "{directory}": {error.strerror}') from error
+    return identifier

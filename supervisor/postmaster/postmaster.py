@@ -1,0 +1,381 @@
+"""The postmaster: the shell around the state machine (PostgreSQL's `postmaster.c`).
+
+It turns the world into events (signals, wait4, flags of the children, the clock, connections) and the
+machine's actions into system calls, and decides nothing itself. It must survive whatever it
+supervises: it takes no lock, has no PGPROC, never blocks on a client, and of shared memory it touches
+only the slot flags, the quit reason, the message flags and, to quote it, the dead child's activity.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from supervisor.config import Settings
+from supervisor.engine.engine import engine_areas, engine_init
+from supervisor.engine.recovery.control import ControlData
+from supervisor.errors import ServerError
+from supervisor.host import ProcessHost
+from supervisor.log import Journal, Level, ServerLog
+from supervisor.points import PointMap
+from supervisor.postmaster import actions as act
+from supervisor.postmaster import events as ev
+from supervisor.postmaster.children import Children, PostmasterChild, SlotPools, pool_sizes
+from supervisor.postmaster.launch import fork_child
+from supervisor.postmaster.lockfile import LockFile, Status
+from supervisor.postmaster.sockets import ListeningSocket
+from supervisor.postmaster.states import connection_answer, initial_state, step
+from supervisor.postmaster.values import SIGKILL_CHILDREN_AFTER_S, CanAccept, Shutdown, State, Stopwatch
+from supervisor.processes.child import Birth
+from supervisor.processes.dead_end import refusal
+from supervisor.roles import Role
+from supervisor.shmem import activity, pmsignal
+from supervisor.shmem.region import Region
+
+LOCK_FILE_CHECK_S = 60
+TOUCH_SOCKETS_S = 58 * 60
+RETRY_FORK_S = 1
+_MESSAGES = {
+    pmsignal.Message.RECOVERY_STARTED: ev.PmSignalKind.RECOVERY_STARTED,
+    pmsignal.Message.RECOVERY_CONSISTENT: ev.PmSignalKind.RECOVERY_CONSISTENT,
+    pmsignal.Message.BEGIN_HOT_STANDBY: ev.PmSignalKind.BEGIN_HOT_STANDBY,
+    pmsignal.Message.XLOG_IS_SHUTDOWN: ev.PmSignalKind.XLOG_IS_SHUTDOWN,
+}
+_QUIT_REASONS = {
+    act.QuitReason.CRASH: pmsignal.QuitReason.CRASH,
+    act.QuitReason.STOP: pmsignal.QuitReason.STOP,
+}
+_SIGNALS = {
+    "QUIT": signal.SIGQUIT,
+    "TERM": signal.SIGTERM,
+    "INT": signal.SIGINT,
+    "KILL": signal.SIGKILL,
+    "USR2": signal.SIGUSR2,
+}
+_TO_GROUP_TOO = frozenset({signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGKILL})
+_SHUTDOWN_SIGNALS = {
+    signal.SIGTERM: Shutdown.SMART,
+    signal.SIGINT: Shutdown.FAST,
+    signal.SIGQUIT: Shutdown.IMMEDIATE,
+}
+
+
+@dataclass(slots=True)
+class Equipment:
+    """What the postmaster is started with; made and checked by `supervisor.postmaster.start`."""
+
+    settings: Settings
+    data_directory: Path
+    read_control: Callable[[], ControlData]
+    log: ServerLog
+    journal: Journal
+    points: PointMap | None
+    procedures: dict[str, Any]
+    host: ProcessHost
+    lock_file: LockFile
+    listening: ListeningSocket
+
+
+class Postmaster:
+    """One postmaster's life."""
+
+    def __init__(self, equipment: Equipment) -> None:
+        self._equipment = equipment
+        self._settings = equipment.settings
+        self._log = equipment.log
+        self._journal = equipment.journal
+        self._host = equipment.host
+        self._state: State = initial_state(equipment.settings.restart_after_crash)
+        self._pools = SlotPools(pool_sizes(equipment.settings))
+        self._children = Children()
+        self._forked: dict[Role, int] = {}  # per role in this generation
+        self._generation = 0
+        self._death_pipe, self._death_pipe_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._pending_shutdown = Shutdown.NONE
+        self._stopwatch_ns: int | None = None
+        self._fork_failed = False
+        self._exiting: tuple[int, int, str] = (0, 0, "")  # pid, wait status, activity of the child being told
+        self._exit_code: int | None = None
+        self._make_region()
+
+    # -- the loop
+
+    def run(self) -> int:
+        """Serve until the state machine says exit; returns the exit status."""
+        self._install_handlers()
+        self._tell(ev.Initialised())
+        next_lock_check = time.monotonic() + LOCK_FILE_CHECK_S
+        next_touch = time.monotonic() + TOUCH_SOCKETS_S
+        while self._exit_code is None:
+            listening = self._equipment.listening.socket.fileno()
+            self._host.wait(None, self._sleep_ms(), (listening,) if self._state.accepting else ())
+            self._tell_shutdown_request()
+            self._reap()
+            self._tell_messages()
+            if self._state.accepting:
+                self._accept()
+            self._tell_stopwatch()
+            now = time.monotonic()
+            if now >= next_lock_check:
+                next_lock_check = now + LOCK_FILE_CHECK_S
+                if not self._equipment.lock_file.still_ours():
+                    self._tell(ev.LockFileInvalid())
+            if now >= next_touch:
+                next_touch = now + TOUCH_SOCKETS_S
+                self._equipment.listening.touch()
+            self._fork_failed = False
+            self._tell(ev.Advance())
+        return self._exit_code
+
+    def _sleep_ms(self) -> int:
+        if self._stopwatch_ns is not None:
+            left_ns = self._stopwatch_ns + SIGKILL_CHILDREN_AFTER_S * 1_000_000_000 - time.monotonic_ns()
+            return max(0, left_ns // 1_000_000 + 1)
+        return (RETRY_FORK_S if self._fork_failed else LOCK_FILE_CHECK_S) * 1000
+
+    def _install_handlers(self) -> None:
+        """Every handler only sets a flag; the C-level one has already written to the wakeup descriptor."""
+        for number in _SHUTDOWN_SIGNALS:
+            signal.signal(number, self._note_shutdown)
+        for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+            signal.signal(number, _only_wake)
+        for number in (signal.SIGALRM, signal.SIGPIPE, signal.SIGTTIN, signal.SIGTTOU, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _note_shutdown(self, number: int, frame: FrameType | None) -> None:
+        self._pending_shutdown = max(self._pending_shutdown, _SHUTDOWN_SIGNALS[signal.Signals(number)])
+
+    def _tell_shutdown_request(self) -> None:
+        mode = self._pending_shutdown
+        if mode is not Shutdown.NONE:
+            self._pending_shutdown = Shutdown.NONE
+            self._tell(ev.ShutdownRequested(mode))
+
+    def _tell_messages(self) -> None:
+        for message, kind in _MESSAGES.items():
+            if self._pmsignal.take(message):
+                self._tell(ev.PmSignal(kind))
+
+    def _tell_stopwatch(self) -> None:
+        armed = self._stopwatch_ns
+        if armed is not None and time.monotonic_ns() - armed >= SIGKILL_CHILDREN_AFTER_S * 1_000_000_000:
+            self._stopwatch_ns = None
+            if self._state.stopwatch is Stopwatch.ARMED:
+                self._tell(ev.StopwatchExpired())
+
+    # -- children
+
+    def _reap(self) -> None:
+        """Everyone who has died since the last look; all are told before the machine is advanced."""
+        while True:
+            try:
+                pid, status, _ = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._children.remove(pid)
+            self._exiting = (pid, status, "")
+            if child is None:
+                self._journal.emit("reap", child=pid, role=None, slot=0, status=status, clean=True)
+                self._tell(ev.UntrackedChildExited(ev.classify(status)))
+                continue
+            self._release(child, status)
+
+    def _release(self, child: PostmasterChild, status: int) -> None:
+        clean = True
+        if child.slot:
+            self._exiting = (child.pid, status, self._activity.read(child.slot))
+            clean = self._pmsignal.release(child.slot)
+            self._activity.clear(child.slot)
+            self._pools.release(child.slot)
+        role = child.role.short_name
+        self._journal.emit("reap", child=child.pid, role=role, slot=child.slot, status=status, clean=clean)
+        if child.slot:
+            self._journal.emit("slot_released", slot=child.slot, child=child.pid)
+        self._tell(ev.ChildExited(child.role, ev.classify(status), clean))
+
+    def _accept(self) -> None:
+        connection = self._equipment.listening.accept()
+        if connection is None:
+            return
+        answer = connection_answer(self._state)
+        slot = self._pools.assign(Role.BACKEND) if answer is CanAccept.OK else None
+        if slot is not None:
+            self._fork(Role.BACKEND, slot, connection)
+        else:
+            reason = "TOOMANY" if answer is CanAccept.OK else answer.name
+            error = refusal(reason, reached_consistency=self._state.reached_consistency)
+            self._fork(Role.DEAD_END, 0, connection, error)
+        connection.close()
+
+    def _launch(self, role: Role) -> None:
+        slot = self._pools.assign(role)
+        if slot is None:
+            # One child of a singleton role still holds its slot: the machine's count forbids it.
+            raise RuntimeError(f"no slot for a {role.short_name} process: the state machine launched a second one")
+        self._fork(role, slot)
+
+    def _fork(
+        self, role: Role, slot: int, connection: socket.socket | None = None, error: ServerError | None = None
+    ) -> None:
+        if slot and not self._pmsignal.assign(slot):
+            # Somebody scribbled on the flags; the pools in private memory know better.
+            self._log.log(Level.DEBUG1, f"child slot {slot} was marked in use though it is free")
+        nth = self._forked.get(role, 0) + 1
+        equipment = self._equipment
+        birth = Birth(
+            role=role,
+            slot=slot,
+            nth=nth,
+            settings=self._settings,
+            data_directory=str(equipment.data_directory),
+            region=self._region,
+            control=self._control,
+            log=self._log,
+            journal=self._journal,
+            points=equipment.points,
+            procedures=equipment.procedures,
+            postmaster_host=self._host,
+            death_pipe=self._death_pipe,
+            close_first=(self._death_pipe_write, equipment.listening.socket.fileno()),
+            socket=connection,
+            refusal=error,
+        )
+        try:
+            pid = fork_child(birth)
+        except OSError as failure:
+            self._fork_has_failed(role, slot, failure, connection)
+            return
+        self._forked[role] = nth
+        self._children.add(PostmasterChild(pid, role, slot, nth))
+        self._journal.emit("fork", child=pid, role=role.short_name, slot=slot, nth=nth, gen=self._generation)
+        self._tell(ev.ChildForked(role))
+
+    def _fork_has_failed(self, role: Role, slot: int, failure: OSError, connection: socket.socket | None) -> None:
+        self._fork_failed = True
+        if slot:
+            self._pmsignal.release(slot)
+            self._pools.release(slot)
+        what = "new process for connection" if connection else f"{role.short_name} process"
+        message = f"could not fork {what}: {failure.strerror}"
+        self._log.log(Level.LOG, message)
+        if connection is not None:
+            try:
+                # Best effort in protocol 2's form, before anything was negotiated (specification 3.5).
+                connection.send(b"E" + message.encode() + b"\n\0", socket.MSG_DONTWAIT)
+            except OSError:
+                pass
+        self._tell(ev.ForkFailed(role))
+
+    def _signal(self, number: signal.Signals, roles: frozenset[Role]) -> None:
+        for child in self._children.newest_first():
+            if child.role not in roles:
+                continue
+            for send in (os.kill, os.killpg) if number in _TO_GROUP_TOO else (os.kill,):
+                try:
+                    send(child.pid, number)
+                except ProcessLookupError:
+                    pass  # A zombie's group is gone, or the child has not called setsid yet.
+            self._journal.emit("signal", child=child.pid, role=child.role.short_name, sig=int(number))
+
+    # -- shared memory
+
+    def _make_region(self) -> None:
+        settings = self._settings
+        self._generation += 1
+        self._forked = {}
+        self._control = self._equipment.read_control()
+        self._region = make_region(settings, self._generation)
+        self._pmsignal = pmsignal.PMSignal(self._region)
+        self._activity = activity.Activity(self._region, settings)
+        lock_file = self._equipment.lock_file
+        shared_memory = (self._region.inode, self._generation)
+        lock_file.rewrite(replace(lock_file.contents, shared_memory=shared_memory))
+        self._journal.emit("memory", gen=self._generation, ino=self._region.inode)
+
+    def _reinitialize(self) -> None:
+        """Throw the memory away and make a new one; nobody else maps it (specification 5.4).
+
+        The control file is read again with it: the one of the last generation is as old as that.
+        """
+        if len(self._children):
+            raise RuntimeError(f"{len(self._children)} children live at the reset: they would map the old memory")
+        self._region.close()
+        self._journal.emit("memory_closed", gen=self._generation)
+        self._make_region()
+        self._tell(ev.MemoryReset())
+
+    # -- actions
+
+    def _tell(self, event: ev.Event) -> None:
+        before = self._state
+        after, actions = step(before, event)
+        self._state = after
+        if actions or after != before:
+            self._journal.emit("step", event=event, before=before, after=after)
+        for action in actions:
+            self._do(action)
+
+    def _do(self, action: act.Action) -> None:
+        match action:
+            case act.Signal(name, roles):
+                self._signal(_SIGNALS[name], frozenset(roles))
+            case act.SetQuitReason(reason):
+                self._pmsignal.set_quit_reason(_QUIT_REASONS[reason])
+            case act.Launch(role):
+                self._launch(role)
+            case act.Log(level, message):
+                self._log.log(Level[level], message)
+                if message == "database system is ready to accept connections":
+                    self._journal.emit("ready", gen=self._generation)
+            case act.LogChildExit(level, _, name):
+                self._log_exit(Level[level], name)
+            case act.PidFileStatus(status):
+                lock_file = self._equipment.lock_file
+                lock_file.rewrite(replace(lock_file.contents, status=Status(status.value)))
+            case act.ArmStopwatch():
+                self._stopwatch_ns = time.monotonic_ns()
+            case act.DisarmStopwatch():
+                self._stopwatch_ns = None
+            case act.StopAccepting() | act.StartAccepting():
+                pass  # `State.accepting` says it; the loop reads it before each wait.
+            case act.Reinitialize():
+                self._reinitialize()
+            case act.ExitPostmaster(code):
+                self._exit_code = code
+
+    def _log_exit(self, level: Level, name: str) -> None:
+        pid, status, running = self._exiting
+        detail = f"Failed process was running: {running}" if running and status else None
+        self._log.log(level, exit_line(name, pid, status), detail=detail)
+
+
+def exit_line(name: str, pid: int, status: int) -> str:
+    """How the log tells a child's end (`LogChildExit`)."""
+    if os.WIFEXITED(status):
+        return f"{name} (PID {pid}) exited with exit code {os.WEXITSTATUS(status)}"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"{name} (PID {pid}) was terminated by signal {number}: {signal.strsignal(number)}"
+    return f"{name} (PID {pid}) exited with unrecognized status {status}"
+
+
+def make_region(settings: Settings, generation: int) -> Region:
+    """A new generation of shared memory with every subsystem's part made ready."""
+    areas = pmsignal.shmem_areas(settings) + activity.shmem_areas(settings) + engine_areas(settings)
+    region = Region.create(areas, name=f"crashbed:{settings.run_name}:gen{generation}", generation=generation)
+    engine_init(region, settings)
+    return region
+
+
+def _only_wake(number: int, frame: FrameType | None) -> None:
+    return None

@@ -1,0 +1,115 @@
+"""From the command line to a serving postmaster, and out again (specification 1.3).
+
+Owns the order: settings, data directory, lock file, interlock, control file, preloaded modules, sockets,
+then the server loop; and the reverse order at exit. Everything that can be refused is refused before a
+process is forked, with one sentence and a remedy.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from supervisor import SERVER_VERSION
+from supervisor.config import Settings, make_settings, parse_file, parse_options
+from supervisor.engine.disk.posix import PosixDisk
+from supervisor.engine.recovery.cluster import check_version
+from supervisor.engine.recovery.control import read_control
+from supervisor.errors import StartupError
+from supervisor.host import ProcessHost
+from supervisor.log import Journal, Level, ServerLog
+from supervisor.points import PointMap
+from supervisor.postmaster import data_directory, launch, lockfile
+from supervisor.postmaster.postmaster import Equipment, Postmaster
+from supervisor.postmaster.sockets import ListeningSocket
+from supervisor.processes.child import set_parent_death_signal, set_process_name
+from supervisor.roles import Role
+from supervisor.shmem import lwlock
+
+CONFIG_FILE = "postgresql.conf"
+
+
+def read_settings(directory: Path, options: list[str]) -> Settings:
+    """postgresql.conf, then the options, which win; raises StartupError."""
+    path = directory / CONFIG_FILE
+    try:
+        values = parse_file(path.read_text(), str(path))
+    except FileNotFoundError:
+        values = {}
+    except OSError as error:
+        raise StartupError(f'could not read "{path}": {error.strerror}', exit_code=2) from error
+    return make_settings(values | parse_options(options))
+
+
+def start_postmaster(directory: Path, options: list[str], *, die_with: int | None = None) -> int:
+    """Run a postmaster to its end; returns its exit status. Raises StartupError before it serves."""
+    set_process_name(Role.POSTMASTER)
+    if die_with is not None:
+        set_parent_death_signal(signal.SIGQUIT)
+        if os.getppid() != die_with:
+            raise StartupError(f"--die-with {die_with}: that process is not this one's parent, or is gone already")
+    directory = directory.absolute()
+    data_directory.check(directory)
+    settings = read_settings(directory, options)
+    os.umask(0o077)
+    os.chdir(directory)
+    log = ServerLog(minimum=Level[settings.log_min_messages.upper()])
+    lwlock.check_platform()
+
+    contents = lockfile.Contents(
+        pid=os.getpid(),
+        data_directory=str(directory),
+        start_time_s=int(time.time()),
+        port=settings.port,
+        socket_directory=settings.unix_socket_directories or str(directory),
+    )
+    pid_file = directory / lockfile.NAME
+    lockfile.refuse_if_live(pid_file, directory=directory)
+    interlock = data_directory.interlock(directory)
+    lock_file = lockfile.create(pid_file, contents, directory=directory)
+    listening: ListeningSocket | None = None
+    try:
+        host = ProcessHost()
+        disk = PosixDisk(str(directory), host)
+        check_version(disk)
+        read_control(disk)
+        procedures = launch.load_procedures(settings.shared_preload_libraries)
+        log.log(Level.LOG, f"starting {SERVER_VERSION}")
+        if os.geteuid() == 0:
+            log.log(
+                Level.LOG,
+                "running as root, which PostgreSQL refuses: crashbed allows it because testbeds run in containers",
+            )
+        socket_directory = Path(contents.socket_directory)
+        listening = ListeningSocket(socket_directory, contents, backlog=settings.listen_backlog)
+        log.log(Level.LOG, f'listening on Unix socket "{listening.path}"')
+        journal = Journal(settings.journal or None)
+        journal.emit("postmaster_start", version=SERVER_VERSION, data_directory=str(directory))
+        points = PointMap(Path(settings.points_map)) if settings.points_map else None
+        postmaster = Postmaster(
+            Equipment(
+                settings=settings,
+                data_directory=directory,
+                read_control=lambda: read_control(disk),
+                log=log,
+                journal=journal,
+                points=points,
+                procedures=procedures,
+                host=host,
+                lock_file=lock_file,
+                listening=listening,
+            )
+        )
+        launch.prepare()
+        code = postmaster.run()
+        journal.emit("postmaster_exit", code=code)
+        return code
+    finally:
+        if listening is not None:
+            listening.remove()
+        lock_file.remove()
+        log.log(Level.LOG, "database system is shut down")
+        # The interlock is closed by exit alone, after everything else.
+        del interlock

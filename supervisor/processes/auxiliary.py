@@ -1,0 +1,69 @@
+"""What the auxiliary processes that run in rounds have in common (PostgreSQL's `auxprocess.c`).
+
+Owns their signals and the round: work, sleep until the latch is set or the round's time is over, look whether to
+stop. An ERROR in a round is logged, what it held is given back, and a second later the loop goes on, as PostgreSQL's
+auxiliary processes do; only SIGTERM, SIGQUIT and the postmaster's death end them.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+from supervisor.engine.engine import Engine
+from supervisor.errors import ServerError
+from supervisor.log import Level
+from supervisor.processes.child import EXIT_ORDERLY, Child
+from supervisor.shmem.latch import Latch
+
+AFTER_ERROR_MS = 1000
+
+
+class Requests:
+    """Which signals came; a handler sets a flag and the process's own latch, so that its wait ends."""
+
+    def __init__(self, latch: Latch, *numbers: signal.Signals) -> None:
+        self._latch = latch
+        self._came: set[int] = set()
+        for number in numbers:
+            signal.signal(number, self._note)
+
+    def came(self, number: signal.Signals) -> bool:
+        """Whether the signal came."""
+        return number in self._came
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came.add(number)
+        self._latch.set_own()
+
+
+def attach(child: Child) -> Engine:
+    """Take the role's PGPROC and open an engine over the region."""
+    return Engine(child.disk, child.attach(), child.settings, child.control, child.log)
+
+
+def run_rounds(child: Child, engine: Engine, work: Callable[[], None], round_ms: int) -> int:
+    """Do `work` every `round_ms`, or when the latch is set, until SIGTERM; returns the exit status."""
+    attachment = engine.attachment
+    requests = Requests(attachment.latch, signal.SIGTERM)
+    while not requests.came(signal.SIGTERM):
+        attachment.latch.clear()
+        pause_ms = attempt(child, engine, work, round_ms)
+        if not requests.came(signal.SIGTERM):
+            child.host.wait(attachment.latch, pause_ms)
+    engine.close()
+    child.detach()
+    return EXIT_ORDERLY
+
+
+def attempt(child: Child, engine: Engine, work: Callable[[], None], round_ms: int) -> int:
+    """Do `work` once; returns how long to pause, longer after an ERROR."""
+    try:
+        work()
+    except (ServerError, OSError) as error:
+        message = error.message if isinstance(error, ServerError) else f"could not write: {error}"
+        child.log.log(Level.ERROR, message, detail=getattr(error, "detail", None), hint=getattr(error, "hint", None))
+        engine.attachment.locks.release_all()
+        return AFTER_ERROR_MS
+    return round_ms

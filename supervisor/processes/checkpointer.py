@@ -1,0 +1,95 @@
+"""The checkpointer: performs every checkpoint, and is the last to leave in a clean shutdown (`checkpointer.c`).
+
+SIGINT asks for the shutdown checkpoint, after which it tells the postmaster and waits for SIGUSR2 to exit with 0.
+SIGTERM is ignored: init systems send it to everybody at once, and this process must outlive the others.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from supervisor.engine.engine import Engine
+from supervisor.engine.recovery.checkpoint import (
+    CheckpointFlags,
+    CheckpointRequests,
+    checkpoint_due,
+    create_checkpoint,
+)
+from supervisor.errors import ServerError
+from supervisor.processes.auxiliary import Requests, attach, attempt
+from supervisor.processes.child import EXIT_ORDERLY, Child
+from supervisor.shmem.pmsignal import Message
+
+# How often time and WAL volume are looked at; a request comes with the latch.
+ROUND_MS = 200
+
+
+class Checkpointer:
+    """The checkpointer's state: when the last checkpoint began."""
+
+    def __init__(self, child: Child, engine: Engine) -> None:
+        self._child = child
+        self._engine = engine
+        self._requests = CheckpointRequests(engine.attachment)
+        self._last_ns = child.host.now_ns()
+
+    def work(self) -> None:
+        """Perform a checkpoint if one is due."""
+        engine, child = self._engine, self._child
+        requested = self._requests.pending()
+        recovering = engine.wal.insert_lsn() == 0
+        flags = requested
+        if not recovering:
+            flags = checkpoint_due(
+                child.settings,
+                child.control.segment_size,
+                requested=requested,
+                since_last_s=(child.host.now_ns() - self._last_ns) / 1e9,
+                insert_lsn=engine.wal.insert_lsn(),
+                redo_lsn=engine.wal.redo_pointer(),
+            )
+        if flags:
+            self._perform(flags | self._requests.take())
+
+    def shut_down(self) -> None:
+        """The shutdown checkpoint; after it no WAL may be written."""
+        self._perform(CheckpointFlags.IS_SHUTDOWN | CheckpointFlags.FAST)
+        self._child.pmsignal.send(Message.XLOG_IS_SHUTDOWN, self._child.postmaster)
+
+    def _perform(self, flags: CheckpointFlags) -> None:
+        self._last_ns = self._child.host.now_ns()
+        self._child.journal.emit("checkpoint_begin", flags=str(flags))
+        failed = True
+        try:
+            done = create_checkpoint(self._engine, flags)
+            failed = False
+            self._child.journal.emit("checkpoint_end", lsn=done.lsn if done else None)
+        except ServerError:
+            # What the attempt held is given back before anybody is told.
+            self._engine.attachment.locks.release_all()
+            raise
+        finally:
+            if not flags & CheckpointFlags.IS_SHUTDOWN and not self._engine.attachment.locks.held:
+                self._requests.finish(failed=failed)
+
+
+def main(child: Child) -> int:
+    """Serve until the shutdown checkpoint is written and SIGUSR2 comes; returns the exit status."""
+    engine = attach(child)
+    latch = engine.attachment.latch
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    requests = Requests(latch, signal.SIGINT, signal.SIGUSR2)
+    checkpointer = Checkpointer(child, engine)
+    while not requests.came(signal.SIGINT):
+        latch.clear()
+        pause_ms = attempt(child, engine, checkpointer.work, ROUND_MS)
+        if not requests.came(signal.SIGINT):
+            child.host.wait(latch, pause_ms)
+    checkpointer.shut_down()
+    while not requests.came(signal.SIGUSR2):
+        latch.clear()
+        if not requests.came(signal.SIGUSR2):
+            child.host.wait(latch, None)
+    engine.close()
+    child.detach()
+    return EXIT_ORDERLY

@@ -1,0 +1,216 @@
+"""What every child process is made of: from the fork to its exit status.
+
+Owns a child's first and last acts. First: its name, its own session, the parent's descriptors closed,
+its own wakeup descriptor and handlers, and only then its signals unblocked (all are blocked from
+before the fork, or an early SIGQUIT would run the postmaster's handler). Last: `os._exit` with the
+status that the postmaster will classify. It never decides what the process does in between: that is
+`main` of the role's module.
+
+An uncaught exception would make Python exit with status 1, which the postmaster takes for an orderly
+FATAL. Here it ends in SIGABRT, as a failed assertion of PostgreSQL does, because nobody knows what
+state shared memory is in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, NoReturn
+
+from supervisor.config import Settings
+from supervisor.engine.disk.disk import Disk
+from supervisor.engine.disk.posix import PosixDisk
+from supervisor.engine.recovery.control import ControlData
+from supervisor.errors import Panic, ServerError
+from supervisor.host import ProcessHost, pass_point
+from supervisor.log import Journal, Level, ServerLog
+from supervisor.points import PointMap
+from supervisor.roles import Role
+from supervisor.shmem.activity import Activity
+from supervisor.shmem.attachment import Attachment, attach
+from supervisor.shmem.pmsignal import PMSignal
+from supervisor.shmem.region import Region
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+EXIT_ORDERLY = 0
+EXIT_FATAL = 1
+EXIT_QUICKDIE = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What the postmaster hands to a child over the fork."""
+
+    role: Role
+    slot: int  # 1-based; 0 for a dead-end child, which has none
+    nth: int  # the how-manieth of its role in this generation, from 1
+    settings: Settings
+    data_directory: str
+    region: Region
+    control: ControlData
+    log: ServerLog
+    journal: Journal
+    points: PointMap | None
+    procedures: Mapping[str, Any]
+    postmaster_host: ProcessHost
+    death_pipe: int
+    close_first: tuple[int, ...]  # the postmaster's descriptors: listening sockets, the death pipe's write end
+    socket: socket.socket | None = None
+    refusal: ServerError | None = None  # what a dead-end child answers
+
+
+@dataclass(slots=True)
+class Child:
+    """A child process as its main function sees it."""
+
+    role: Role
+    slot: int
+    settings: Settings
+    region: Region
+    control: ControlData
+    host: ProcessHost
+    log: ServerLog
+    journal: Journal
+    disk: Disk
+    pmsignal: PMSignal
+    activity: Activity
+    procedures: Mapping[str, Any]
+    postmaster: int
+    socket: socket.socket | None = None
+    refusal: ServerError | None = None
+    attachment: Attachment | None = field(default=None)
+
+    def attach(self) -> Attachment:
+        """Mark the slot active and take a PGPROC; an exit without `detach` is a crash from here on."""
+        self.pmsignal.mark_active(self.slot)
+        self.attachment = attach(self.region, self.host, self.settings, self.role, self.slot)
+        return self.attachment
+
+    def detach(self) -> None:
+        """Give back what `attach` took: the last thing an orderly exit does with shared memory."""
+        if self.attachment is not None:
+            self.attachment.detach()
+            self.attachment = None
+        self.pmsignal.mark_inactive(self.slot)
+
+
+Main = Callable[[Child], int]
+
+
+def set_process_name(role: Role) -> None:
+    """Name the process for /proc, ps and the kernel's trace: `cb:<role>`."""
+    _libc.prctl(PR_SET_NAME, f"cb:{role.short_name}".encode(), 0, 0, 0)
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Ask the kernel for a signal when the thread that forked this process dies."""
+    if _libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def run(birth: Birth, main: Main) -> NoReturn:
+    """Be the child, from just after the fork (all signals blocked) to the exit."""
+    status = EXIT_QUICKDIE
+    log = birth.log
+    try:
+        child = _begin(birth)
+        status = main(child)
+    except ServerError as error:
+        log.error(error, Level.FATAL)
+        status = EXIT_FATAL
+    except Panic as error:
+        log.log(Level.PANIC, str(error))
+        _abort()
+    except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
+        log.log(Level.PANIC, "uncaught exception in a server process", detail=traceback.format_exc())
+        _abort()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _begin(birth: Birth) -> Child:
+    set_process_name(birth.role)
+    os.setsid()
+    birth.postmaster_host.close()
+    for descriptor in birth.close_first:
+        os.close(descriptor)
+    set_parent_death_signal(signal.SIGPWR)
+    # A crash of a testbed's server is ordinary: core files would fill the data directory.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    point = birth.points.for_process(birth.role, birth.nth) if birth.points else pass_point
+    host = ProcessHost(death_pipe=birth.death_pipe, point=point)
+    child = Child(
+        role=birth.role,
+        slot=birth.slot,
+        settings=birth.settings,
+        region=birth.region,
+        control=birth.control,
+        host=host,
+        log=birth.log,
+        journal=birth.journal,
+        disk=PosixDisk(birth.data_directory, host),
+        pmsignal=PMSignal(birth.region),
+        activity=Activity(birth.region, birth.settings),
+        procedures=birth.procedures,
+        postmaster=os.getppid(),
+        socket=birth.socket,
+        refusal=birth.refusal,
+    )
+    install_default_handlers()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # The postmaster may have died before PDEATHSIG was asked for; the pipe knows.
+    if os.getppid() != child.postmaster:
+        os._exit(EXIT_FATAL)
+    return child
+
+
+def install_default_handlers() -> None:
+    """What each signal does until the role's main function says otherwise (specification 2.2).
+
+    Every disposition is set: a server started in the background inherits SIGINT ignored.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGALRM, signal.SIGPIPE, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, quick_exit)
+    signal.signal(signal.SIGTERM, exit_at_once)
+    # These three only end a wait: the wait's caller looks at what they are about.
+    for number in (signal.SIGUSR1, signal.SIGURG, signal.SIGPWR):
+        signal.signal(number, _only_wake)
+
+
+def quick_exit(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGQUIT: leave shared memory as it is, run nothing, status 2 (`SignalHandlerForCrashExit`)."""
+    os._exit(EXIT_QUICKDIE)
+
+
+def exit_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM before the process holds anything: status 1 (`process_startup_packet_die`)."""
+    os._exit(EXIT_FATAL)
+
+
+def _only_wake(number: int, frame: FrameType | None) -> None:
+    return None
+
+
+def _abort() -> NoReturn:
+    sys.stderr.flush()
+    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGABRT,))
+    os.kill(os.getpid(), signal.SIGABRT)
+    os._exit(EXIT_QUICKDIE)  # not reached: SIGABRT has its default action

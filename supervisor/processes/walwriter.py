@@ -1,0 +1,12 @@
+"""The WAL writer: writes out what others have inserted, so that a full ring keeps nobody waiting (`walwriter.c`)."""
+
+from __future__ import annotations
+
+from supervisor.processes.auxiliary import attach, run_rounds
+from supervisor.processes.child import Child
+
+
+def main(child: Child) -> int:
+    """Serve until SIGTERM; returns the exit status."""
+    engine = attach(child)
+    return run_rounds(child, engine, engine.wal.write_background, child.settings.wal_writer_delay)

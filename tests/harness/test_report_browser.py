@@ -1,0 +1,183 @@
+"""The report in a real browser.
+
+What could go wrong: a chart is blank; a script throws; the page's own security policy blocks its own scripts;
+the page asks for something over a network; the charts stay light on a dark page; a phone has to scroll
+sideways; without scripts the page is empty.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reports.render import write_reports
+from reports.verdict import Status
+from tests.chromium import Chromium, find_chromium
+from tests.report_fixture import make_run
+
+pytestmark = pytest.mark.skipif(
+    find_chromium() is None and not os.environ.get("CI"), reason="no Chromium: install Debian's package chromium"
+)
+
+CHARTS = ("chart-ecdf", "chart-cycles", "chart-median", "chart-worst")
+
+# How many pixels of the page's ink a chart's canvases hold, over all of the shadow roots that Bokeh nests.
+PAINTED = """
+(() => {
+  const canvases = [];
+  const walk = (node) => {
+    if (node.tagName === "CANVAS") canvases.push(node);
+    for (const child of [...(node.shadowRoot?.children ?? []), ...node.children]) walk(child);
+  };
+  walk(document.getElementById(ID));
+  const colours = new Map();
+  for (const canvas of canvases) {
+    if (canvas.width === 0 || canvas.height === 0) continue;
+    const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    for (let i = 0; i < data.length; i += 4) {
+      if (data[i + 3] < 255) continue;
+      const key = `rgb(${data[i]}, ${data[i + 1]}, ${data[i + 2]})`;
+      colours.set(key, (colours.get(key) ?? 0) + 1);
+    }
+  }
+  return Object.fromEntries(colours);
+})()
+"""
+
+# A custom property of the page as rgb(), as the browser resolves it.
+RESOLVED = """
+(() => {
+  const probe = document.body.appendChild(document.createElement("i"));
+  probe.style.color = "var(--NAME)";
+  const colour = getComputedStyle(probe).color;
+  probe.remove();
+  return colour;
+})()
+"""
+
+INKS = {"chart-ecdf": "accent", "chart-cycles": "accent", "chart-median": "accent", "chart-worst": "second"}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[Status, Path]:
+    base = tmp_path_factory.mktemp("runs")
+    return {status: write_reports(make_run(base / status, status, cycles=120, hostile=True)) for status in Status}
+
+
+def _open(browser: Chromium, page: Path) -> None:
+    browser.open(page)
+    browser.wait_for("document.documentElement.dataset.charts === '4'")
+
+
+def _ink(browser: Chromium, name: str) -> str:
+    return str(browser.evaluate(RESOLVED.replace("NAME", name)))
+
+
+def _wait_until_painted(browser: Chromium, chart: str) -> None:
+    """Until a chart holds a fair number of pixels of exactly the page's colour for it."""
+    ink = _ink(browser, INKS[chart])
+    painted = PAINTED.replace("ID", f"'{chart}'").strip()
+    browser.wait_for(f"({painted})['{ink}'] > 60")
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_every_chart_is_drawn_and_nothing_is_said_or_fetched(
+    browser: Chromium, pages: dict[Status, Path], status: Status
+) -> None:
+    browser.device()
+    _open(browser, pages[status])
+    for chart in CHARTS:
+        _wait_until_painted(browser, chart)
+    assert browser.exceptions == []
+    assert [entry for entry in browser.console if entry[0] in ("error", "warning", "assert")] == []
+    assert browser.requests == [pages[status].as_uri()], "the page is all that was asked for"
+
+
+def test_the_charts_follow_the_reader_into_the_dark_and_back(browser: Chromium, pages: dict[Status, Path]) -> None:
+    browser.device(dark=False)
+    _open(browser, pages[Status.HELD])
+    seen = []
+    for dark in (False, True, False):
+        browser.scheme(dark=dark)
+        browser.wait_for(f"matchMedia('(prefers-color-scheme: dark)').matches === {str(dark).lower()}")
+        for chart in CHARTS:
+            _wait_until_painted(browser, chart)
+        seen.append((_ink(browser, "accent"), browser.evaluate("getComputedStyle(document.body).backgroundColor")))
+    assert seen[0] == seen[2] != seen[1]
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of an rgb() colour (WCAG 2.2)."""
+    channels = [int(part) / 255 for part in colour.removeprefix("rgb(").rstrip(")").split(",")]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_has_contrast(browser: Chromium, pages: dict[Status, Path], dark: bool) -> None:
+    """At least 4.5:1 (WCAG 2.2, AA) for each colour of text on each ground that it is used on."""
+    browser.device(dark=dark)
+    _open(browser, pages[Status.HELD])
+    pairs = [(ink, ground) for ink in ("ink", "soft", "accent") for ground in ("page", "panel")]
+    for tone in ("good", "bad", "warn"):
+        pairs += [(tone, "page"), (tone, f"{tone}-wash"), ("ink", f"{tone}-wash"), ("soft", f"{tone}-wash")]
+    for ink, ground in pairs:
+        high, low = sorted((_luminance(_ink(browser, ink)), _luminance(_ink(browser, ground))), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, f"{ink} on {ground}, dark={dark}"
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_a_phone_does_not_scroll_sideways(browser: Chromium, pages: dict[Status, Path], status: Status) -> None:
+    browser.device(width=360, height=740, mobile=True)
+    _open(browser, pages[status])
+    browser.evaluate("document.querySelectorAll('details').forEach((box) => { box.open = true; })")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_without_scripts_the_tables_say_it_all(browser: Chromium, pages: dict[Status, Path]) -> None:
+    browser.device()
+    browser.scripts(enabled=False)
+    try:
+        browser.open(pages[Status.FINDING])
+        text = browser.evaluate("document.body.innerText")
+        shown = browser.evaluate(
+            "[...document.querySelectorAll('.chart, .copy')].filter((e) => getComputedStyle(e).display !== 'none').length"
+        )
+    finally:
+        browser.scripts(enabled=True)
+    assert shown == 0, "no empty boxes where charts would be"
+    for said in ("Finding", "crashbed replay", "Acknowledged work is found again", "median", "Notice", "lost"):
+        assert said in text
+
+
+def test_keyboard_and_screen_reader_find_their_way(browser: Chromium, pages: dict[Status, Path]) -> None:
+    browser.device()
+    _open(browser, pages[Status.FINDING])
+    assert browser.evaluate("document.documentElement.lang") == "en"
+    assert browser.evaluate("document.querySelectorAll('main, header, footer, nav').length") == 4
+    assert browser.evaluate("document.querySelectorAll('h1').length") == 1
+    nodes = browser.ask("Accessibility.getFullAXTree")["nodes"]
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored")
+    ]
+    pictures = [name for role, name in named if role in ("image", "img")]
+    assert len(pictures) == 4
+    assert all(pictures), "each chart has a sentence for who cannot see it"
+    regions = [name for role, name in named if role == "region"]
+    assert {"✗ Finding", "Oracles", "Durability ledger"} & set(regions)
+    assert all(regions), "a region without a name is noise"
+    assert all(name for role, name in named if role in ("button", "link"))
+    missing = browser.evaluate(
+        "[...document.querySelectorAll('a[href^=\"#\"]')]"
+        ".filter((a) => !document.getElementById(a.hash.slice(1))).map((a) => a.hash)"
+    )
+    assert missing == []

@@ -1,0 +1,590 @@
+"""An oracle that has never been seen to fail proves nothing.
+
+The story here is one crash of a small server, written by hand as the kernel would tell it: a postmaster with
+checkpointer, background writer, startup process, WAL writer and two backends; one backend is killed, the others
+get SIGQUIT newest first, are reaped, and a new generation starts. Every oracle holds on it. Then each rule is
+broken in the smallest way, one at a time, and the oracle of that rule must fail, with the right culprit; and the
+same story with a hole in it must be "not judged", never held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from signal import SIGCHLD, SIGKILL, SIGQUIT, SIGUSR1
+from typing import Any
+
+import msgspec
+import pytest
+
+from chaos.oracles.evidence import Evidence, HarnessRecord, Invoke, ServerRecord
+from chaos.oracles.exit_status import ExitStatus
+from chaos.oracles.fan_out import FanOut
+from chaos.oracles.memory import Drained, Memory
+from chaos.oracles.oracle import Oracle, OracleResult
+from chaos.oracles.reaping import Reaping
+from chaos.oracles.recovery_order import RecoveryOrder
+from chaos.oracles.registry import SUPERVISION
+from chaos.oracles.slots import Slots
+from chaos.oracles.supervision import reigns
+from chaos.oracles.transitions import Transitions
+from chaos.witness.account import Account
+from chaos.witness.records import (
+    Closed,
+    Exit,
+    Exiting,
+    Followed,
+    Fork,
+    KernelRecord,
+    Loss,
+    Name,
+    Opened,
+    Session,
+    Signal,
+    Unwitnessed,
+    Wait,
+)
+from chaos.witness.records import (
+    Drained as DrainedRecord,
+)
+from reports.verdict import OracleStatus
+from supervisor.postmaster import states
+from supervisor.postmaster.values import State
+from supervisor.roles import Role
+
+MS = 1_000_000
+HARNESS, POSTMASTER = 50, 100
+CHECKPOINTER, BGWRITER, STARTUP, WALWRITER, VICTIM, SURVIVOR, NEW_STARTUP, LATE = 101, 102, 103, 104, 105, 106, 107, 108
+END_MS = 30_000
+
+
+@dataclass
+class Story:
+    """The records of a run; times are milliseconds."""
+
+    kernel: list[KernelRecord] = field(default_factory=list)
+    server: list[ServerRecord] = field(default_factory=list)
+    harness: list[HarnessRecord] = field(default_factory=list)
+    invokes: list[Invoke] = field(default_factory=list)
+
+    def claim(self, ms: float, ev: str, **fields: Any) -> None:
+        self.server.append(ServerRecord(t=int(ms * MS), ev=ev, pid=POSTMASTER, **fields))
+
+    def fork(self, ms: float, pid: int, role: str, *, slot: int = 0) -> None:
+        t = int(ms * MS)
+        self.kernel += [
+            Fork(t, 0, POSTMASTER, pid, "cb:postmaster"),
+            Name(t + 20_000, 1, pid, f"cb:{role}"),
+            Session(t + 30_000, 1, pid),
+        ]
+        self.claim(ms + 0.1, "fork", child=pid, role=role, slot=slot)
+
+    def send(self, ms: float, sig: int, pid: int, by: int = POSTMASTER) -> None:
+        self.kernel.append(Signal(int(ms * MS), 0, sig, pid, by, 0, 0))
+
+    def quit(self, ms: float, pid: int) -> None:
+        """SIGQUIT to the process, and to its group."""
+        self.send(ms, SIGQUIT, pid)
+        self.send(ms + 0.005, SIGQUIT, pid)
+
+    def end(
+        self, ms: float, pid: int, *, code: int | None = None, signal: int | None = None, reaped: float, slot: int = 0
+    ) -> None:
+        t = int(ms * MS)
+        if code is not None:
+            self.kernel.append(Exiting(t - 5_000, 1, pid, code))
+        self.kernel += [Exit(t, 1, pid, code, signal, True), Wait(int(reaped * MS), 0, POSTMASTER, pid)]
+        status = signal if code is None else code << 8
+        self.claim(reaped + 0.1, "reap", child=pid, slot=slot, status=status, clean=code in (0, 1))
+        if slot:
+            self.claim(reaped + 0.15, "slot_released", slot=slot, child=pid)
+
+    def drop(self, *kinds: type, where: Callable[[Any], bool]) -> Story:
+        """The story without some of the kernel's records."""
+        self.kernel = [r for r in self.kernel if not (isinstance(r, kinds) and where(r))]
+        return self
+
+    def unsay(self, ev: str, where: Callable[[ServerRecord], bool]) -> Story:
+        """The story without some of the server's claims."""
+        self.server = [r for r in self.server if not (r.ev == ev and where(r))]
+        return self
+
+    def change(self, kind: type, where: Callable[[Any], bool], **fields: Any) -> Story:
+        """The story with some of the kernel's records changed."""
+        self.kernel = [
+            msgspec.structs.replace(r, **fields) if isinstance(r, kind) and where(r) else r for r in self.kernel
+        ]
+        return self
+
+    def evidence(self) -> Evidence:
+        return Evidence(Account(self.kernel), self.server, self.harness, self.invokes)
+
+
+def crash_story() -> Story:
+    """One crash cycle as it should be."""
+    story = Story()
+    story.kernel += [
+        Opened(0, "tracefs", "passed", HARNESS),
+        Fork(1 * MS // 2, 0, HARNESS, POSTMASTER, "python"),
+        Followed(1 * MS // 2 + 1000, POSTMASTER, "postmaster"),
+        DrainedRecord(END_MS * MS),
+        Closed(END_MS * MS),
+    ]
+    story.claim(0.8, "postmaster_start")
+    story.claim(0.9, "memory", gen=1, ino=11)
+    story.fork(1, CHECKPOINTER, "checkpointer", slot=2)
+    story.fork(2, BGWRITER, "bgwriter", slot=3)
+    story.fork(3, STARTUP, "startup", slot=1)
+    story.send(5, SIGUSR1, POSTMASTER, by=STARTUP)
+    story.end(10, STARTUP, code=0, reaped=10.5, slot=1)
+    story.fork(12, WALWRITER, "walwriter", slot=4)
+    story.fork(20, VICTIM, "backend", slot=10)
+    story.fork(21, SURVIVOR, "backend", slot=11)
+    story.invokes += [Invoke(25 * MS, VICTIM, 1), Invoke(26 * MS, SURVIVOR, 2), Invoke(4 * MS, HARNESS, 3)]
+    story.send(100, SIGKILL, VICTIM, by=HARNESS)
+    story.end(100.1, VICTIM, signal=SIGKILL, reaped=101, slot=10)
+    for number, pid in enumerate((SURVIVOR, WALWRITER, BGWRITER, CHECKPOINTER)):
+        story.quit(102 + number * 0.05, pid)
+        slot = {SURVIVOR: 11, WALWRITER: 4, BGWRITER: 3, CHECKPOINTER: 2}[pid]
+        story.end(104 + number, pid, code=2, reaped=104.5 + number, slot=slot)
+    story.claim(110, "memory_closed", gen=1)
+    story.claim(111, "memory", gen=2, ino=12)
+    story.fork(120, NEW_STARTUP, "startup", slot=1)
+    story.send(122, SIGUSR1, POSTMASTER, by=NEW_STARTUP)
+    story.end(130, NEW_STARTUP, code=0, reaped=131, slot=1)
+    story.fork(140, LATE, "backend", slot=10)
+    story.invokes.append(Invoke(141 * MS, LATE, 4))
+    story.harness += [
+        HarnessRecord(90 * MS, "cycle_begin", cycle=7),
+        HarnessRecord(150 * MS, "memory_maps", cycle=7, pid=POSTMASTER, inos=(12,)),
+        HarnessRecord(150 * MS, "memory_maps", cycle=7, pid=LATE, inos=(12,)),
+    ]
+    return story
+
+
+def steps_of(events: Iterable[states.Event]) -> list[tuple[State, states.Event, State]]:
+    state = states.initial_state()
+    steps = []
+    for event in events:
+        after, _ = states.step(state, event)
+        steps.append((state, event, after))
+        state = after
+    return steps
+
+
+def journal_of_steps() -> list[ServerRecord]:
+    """A start of the server as the journal tells it: plain values, as JSON gives them back."""
+    forked = [states.ChildForked(role) for role in (Role.CHECKPOINTER, Role.BGWRITER, Role.STARTUP)]
+    events: list[states.Event] = [
+        states.Initialised(),
+        *forked,
+        states.PmSignal(states.PmSignalKind.RECOVERY_STARTED),
+        states.ChildExited(Role.STARTUP, states.ExitOutcome.ORDERLY_0),
+    ]
+    plain = msgspec.to_builtins
+    return [
+        ServerRecord((n + 1) * MS, "step", pid=POSTMASTER, event=plain(e), before=plain(b), after=plain(a))
+        for n, (b, e, a) in enumerate(steps_of(events))
+    ]
+
+
+def judged(oracle: Oracle, story: Story) -> OracleResult:
+    return oracle.judge(story.evidence())
+
+
+def assert_failed(result: OracleResult, *words: str) -> None:
+    assert result.status is OracleStatus.FAILED, result
+    text = " | ".join(failure.message for failure in result.failures)
+    for word in words:
+        assert word in text, text
+
+
+@pytest.mark.parametrize("oracle", SUPERVISION, ids=lambda oracle: oracle.name)
+def test_every_oracle_holds_on_a_crash_cycle_as_it_should_be(oracle: Oracle) -> None:
+    story = crash_story()
+    story.server += journal_of_steps()
+    result = judged(oracle, story)
+    assert result.status is OracleStatus.HELD, result
+    assert result.trials > 0
+    assert result.row().failures == 0
+
+
+def test_the_postmaster_is_found_by_any_of_three_signs() -> None:
+    story = crash_story()
+    story.kernel = [r for r in story.kernel if not isinstance(r, Followed)]
+    assert [r.postmaster.pid for r in reigns(story.evidence())] == [POSTMASTER]
+    story.server = []
+    assert reigns(story.evidence()) == []
+    story.kernel.append(Name(MS * 3 // 4, 0, POSTMASTER, "cb:postmaster"))
+    assert [r.postmaster.pid for r in reigns(story.evidence())] == [POSTMASTER]
+
+
+# Fan-out.
+
+
+def test_a_child_that_gets_no_sigquit_fails_the_fan_out() -> None:
+    story = crash_story().drop(Signal, where=lambda r: r.pid == BGWRITER and r.sig == SIGQUIT)
+    result = judged(FanOut(), story)
+    assert_failed(result, f"bgwriter (PID {BGWRITER}) got no SIGQUIT")
+    assert result.failures[0].cycle == 7
+
+
+def test_a_sigquit_from_somebody_else_does_not_count() -> None:
+    story = crash_story().change(Signal, lambda r: r.pid == BGWRITER and r.sig == SIGQUIT, by=HARNESS)
+    assert_failed(judged(FanOut(), story), "got no SIGQUIT")
+
+
+def test_a_sigquit_after_the_new_startup_process_comes_too_late() -> None:
+    story = crash_story().change(Signal, lambda r: r.pid == BGWRITER and r.sig == SIGQUIT, t=121 * MS)
+    assert_failed(judged(FanOut(), story), "got no SIGQUIT")
+
+
+def test_a_child_that_was_ending_already_may_be_passed_over() -> None:
+    story = crash_story().drop(Signal, where=lambda r: r.pid == BGWRITER and r.sig == SIGQUIT)
+    story.drop(Exiting, where=lambda r: r.pid == BGWRITER)
+    story.kernel.append(Exiting(100 * MS, 1, BGWRITER, 2))
+    assert judged(FanOut(), story).status is OracleStatus.HELD
+
+
+def test_oldest_first_fails_the_fan_out() -> None:
+    story = crash_story().drop(Signal, where=lambda r: r.pid == CHECKPOINTER and r.sig == SIGQUIT)
+    story.quit(101.5, CHECKPOINTER)
+    assert_failed(judged(FanOut(), story), f"checkpointer (PID {CHECKPOINTER}) got SIGQUIT before")
+
+
+def test_two_signals_within_a_microsecond_have_no_order() -> None:
+    story = crash_story().drop(Signal, where=lambda r: r.sig == SIGQUIT and r.pid in (WALWRITER, SURVIVOR))
+    for offset, pid in ((0, WALWRITER), (1_000, SURVIVOR)):
+        story.kernel += [
+            Signal(101_900_000 + offset, 0, SIGQUIT, pid, POSTMASTER, 0, 0),
+            Signal(101_950_000, 0, SIGQUIT, pid, POSTMASTER, 0, 2),
+        ]
+    assert judged(FanOut(), story).status is OracleStatus.HELD
+
+
+def test_the_process_group_must_be_signalled_too() -> None:
+    second = [r for r in crash_story().kernel if isinstance(r, Signal) and r.pid == BGWRITER and r.sig == SIGQUIT][1].t
+    story = crash_story().drop(Signal, where=lambda r: r.pid == BGWRITER and r.t == second)
+    assert_failed(judged(FanOut(), story), "not to its process group")
+
+
+def test_sigkill_before_its_time_fails() -> None:
+    story = crash_story()
+    story.send(103, SIGKILL, SURVIVOR)
+    assert_failed(judged(FanOut(), story), "ms after the first SIGQUIT")
+
+
+def test_sigkill_without_any_sigquit_fails() -> None:
+    story = crash_story()
+    story.send(60, SIGKILL, SURVIVOR)
+    assert_failed(judged(FanOut(), story), "nobody had got SIGQUIT")
+
+
+@pytest.mark.parametrize(("killed_at_ms", "status"), [(5102, OracleStatus.HELD), (None, OracleStatus.FAILED)])
+def test_a_stopped_child_must_be_killed_in_time(killed_at_ms: int | None, status: OracleStatus) -> None:
+    """The survivor hangs in its SIGQUIT handler and the restart waits for it."""
+    story = crash_story()
+    story.kernel = [r for r in story.kernel if r.t < 104 * MS or isinstance(r, DrainedRecord | Closed)]
+    story.server = [r for r in story.server if r.t < 104 * MS]
+    for number, pid in enumerate((WALWRITER, BGWRITER, CHECKPOINTER)):
+        story.end(104 + number, pid, code=2, reaped=105 + number)
+    if killed_at_ms is not None:
+        story.send(killed_at_ms, SIGKILL, SURVIVOR)
+        story.end(killed_at_ms + 1, SURVIVOR, signal=SIGKILL, reaped=killed_at_ms + 2, slot=11)
+        story.fork(killed_at_ms + 10, NEW_STARTUP, "startup", slot=1)
+    result = judged(FanOut(), story)
+    assert result.status is status, result
+    if killed_at_ms is None:
+        assert_failed(result, "got no SIGKILL")
+
+
+def test_a_second_crash_while_one_is_handled_obliges_to_nothing() -> None:
+    """The survivor is killed by hand just after the SIGQUIT: no second round."""
+    story = crash_story().change(Exit, lambda r: r.pid == SURVIVOR, code=None, signal=SIGKILL)
+    story.drop(Exiting, where=lambda r: r.pid == SURVIVOR)
+    result = judged(FanOut(), story)
+    assert result.status is OracleStatus.HELD
+    assert result.trials == 1
+
+
+def test_lost_events_are_not_judged_and_not_held() -> None:
+    story = crash_story().drop(Signal, where=lambda r: r.pid == BGWRITER and r.sig == SIGQUIT)
+    story.kernel.append(Loss(t=103 * MS, since=101 * MS, dropped=4, overrun=0, commit_overrun=0, unparsed=0))
+    for oracle in (FanOut(), Drained()):
+        result = judged(oracle, story)
+        assert result.status is OracleStatus.NOT_JUDGED, result
+        assert "4 events dropped" in result.reason
+
+
+def test_a_trace_that_stopped_judges_nothing_after() -> None:
+    story = crash_story()
+    story.kernel = [r for r in story.kernel if r.t < 101.5 * MS]
+    story.kernel.append(
+        Loss(t=200 * MS, since=101 * MS, dropped=0, overrun=0, commit_overrun=0, unparsed=0, stopped=True)
+    )
+    result = judged(FanOut(), story)
+    assert result.status is OracleStatus.NOT_JUDGED
+    assert "stopped" in result.reason
+
+
+def test_an_account_without_its_end_does_not_count_against_the_server() -> None:
+    """The harness was killed just after the kill: nobody knows what the postmaster did next."""
+    story = crash_story()
+    story.kernel = [r for r in story.kernel if r.t < 101.5 * MS]
+    story.kernel.append(DrainedRecord(int(101.5 * MS)))
+    assert judged(FanOut(), story).status is OracleStatus.NOT_JUDGED
+
+
+def test_without_a_witness_nothing_of_the_kernel_is_judged() -> None:
+    story = crash_story()
+    story.kernel = [Unwitnessed(0, "tracefs cannot be mounted: Operation not permitted", "run as root")]
+    for oracle in SUPERVISION:
+        if "kernel" in oracle.needs:
+            result = judged(oracle, story)
+            assert result.status is OracleStatus.NOT_JUDGED
+            assert "run as root" in result.reason
+
+
+# Reaping.
+
+
+def test_a_child_reaped_by_somebody_else_fails() -> None:
+    story = crash_story().change(Wait, lambda r: r.child == WALWRITER, pid=HARNESS)
+    assert_failed(judged(Reaping(), story), f"walwriter (PID {WALWRITER}) was reaped by process {HARNESS}")
+
+
+def test_a_zombie_fails() -> None:
+    story = crash_story().drop(Wait, where=lambda r: r.child == WALWRITER)
+    assert_failed(judged(Reaping(), story), "was never reaped")
+
+
+def test_a_fresh_zombie_at_the_end_is_not_judged() -> None:
+    story = crash_story()
+    story.kernel.append(Exit((END_MS - 1) * MS, 0, LATE, 0, None, True))
+    result = judged(Reaping(), story)
+    assert result.status is OracleStatus.HELD
+    assert result.unjudged == 1
+
+
+def test_children_that_outlive_the_postmaster_are_nobody_s_fault() -> None:
+    story = crash_story()
+    story.kernel += [
+        Exit(200 * MS, 0, POSTMASTER, None, SIGKILL, True),
+        Wait(201 * MS, 0, HARNESS, POSTMASTER),
+        Exit(202 * MS, 0, LATE, 1, None, True),
+        Wait(203 * MS, 0, HARNESS, LATE),
+    ]
+    assert judged(Reaping(), story).status is OracleStatus.HELD
+
+
+# Slots.
+
+
+def test_a_slot_released_before_the_wait_fails() -> None:
+    story = crash_story().change(Wait, lambda r: r.child == WALWRITER, t=109 * MS)
+    assert_failed(judged(Slots(), story), f"slot 4 was released before PID {WALWRITER} was reaped")
+
+
+def test_a_slot_released_twice_fails() -> None:
+    story = crash_story()
+    story.claim(115, "slot_released", slot=4, child=WALWRITER)
+    assert_failed(judged(Slots(), story), "nobody had it")
+
+
+def test_a_slot_never_released_fails() -> None:
+    story = crash_story().unsay("slot_released", lambda r: r.slot == 4)
+    assert_failed(judged(Slots(), story), f"slot 4 of PID {WALWRITER} was never released")
+
+
+def test_a_slot_given_away_twice_fails() -> None:
+    story = crash_story()
+    story.server = [
+        msgspec.structs.replace(r, slot=11) if r.ev == "fork" and r.child == VICTIM else r for r in story.server
+    ]
+    assert_failed(judged(Slots(), story), f"slot 11 was given to PID {SURVIVOR} while PID {VICTIM} still had it")
+
+
+def test_a_fork_that_the_journal_does_not_know_fails() -> None:
+    story = crash_story().unsay("fork", lambda r: r.child == SURVIVOR)
+    assert_failed(judged(Slots(), story), f"forked PID {SURVIVOR} and its journal does not know it")
+
+
+# The reset.
+
+
+def test_an_old_process_that_outlives_the_reset_fails() -> None:
+    story = crash_story().change(Exit, lambda r: r.pid == CHECKPOINTER, t=125 * MS)
+    story.change(Wait, lambda r: r.child == CHECKPOINTER, t=126 * MS)
+    assert_failed(judged(Drained(), story), f"checkpointer (PID {CHECKPOINTER}) still lived")
+    assert_failed(judged(Memory(), story), "generation 1 was closed while")
+
+
+def test_a_dead_end_child_of_the_drain_that_outlives_the_reset_fails() -> None:
+    story = crash_story()
+    story.fork(108, 109, "dead_end")
+    assert_failed(judged(Drained(), story), "dead_end (PID 109) still lived")
+
+
+def test_a_child_of_unknown_role_may_come_just_before_the_startup_process() -> None:
+    """PostgreSQL starts its I/O workers first. There was a moment at which nobody lived."""
+    story = crash_story()
+    story.kernel.append(Fork(115 * MS, 0, POSTMASTER, 110, "postgres"))
+    assert judged(Drained(), story).status is OracleStatus.HELD
+
+
+def test_a_restart_on_the_old_memory_fails() -> None:
+    story = crash_story().unsay("memory", lambda r: r.gen == 2)
+    assert_failed(judged(Memory(), story), "on the memory of the generation before")
+
+
+def test_a_memory_that_is_not_new_fails() -> None:
+    story = crash_story()
+    story.server = [msgspec.structs.replace(r, ino=11) if r.gen == 2 else r for r in story.server]
+    assert_failed(judged(Memory(), story), "is not a new memory")
+
+
+def test_an_old_memory_that_was_not_closed_first_fails() -> None:
+    story = crash_story().unsay("memory_closed", lambda r: True)
+    assert_failed(judged(Memory(), story), "before generation 1 was closed")
+
+
+@pytest.mark.parametrize(("pid", "who"), [(POSTMASTER, "the postmaster"), (LATE, f"PID {LATE}")])
+def test_an_old_memory_that_is_still_mapped_fails(pid: int, who: str) -> None:
+    story = crash_story()
+    story.harness.append(HarnessRecord(160 * MS, "memory_maps", cycle=7, pid=pid, inos=(11, 12)))
+    assert_failed(judged(Memory(), story), f"{who} maps generation 1")
+
+
+# The order of recovery.
+
+
+def test_an_operation_before_the_end_of_recovery_fails() -> None:
+    story = crash_story()
+    story.invokes.append(Invoke(int(129.9 * MS), LATE, 9))
+    story.change(Fork, lambda r: r.child == LATE, t=125 * MS)
+    assert_failed(judged(RecoveryOrder(), story), f"backend (PID {LATE}) began an operation before recovery had ended")
+
+
+def test_a_backend_forked_before_the_end_of_recovery_fails() -> None:
+    story = crash_story().change(Fork, lambda r: r.child == LATE, t=125 * MS)
+    assert_failed(judged(RecoveryOrder(), story), "was forked before recovery had ended")
+
+
+def test_a_recovery_that_did_not_succeed_lets_nobody_begin() -> None:
+    story = crash_story().change(Exit, lambda r: r.pid == NEW_STARTUP, code=1)
+    assert_failed(judged(RecoveryOrder(), story), "exit 0")
+
+
+# Exit statuses.
+
+
+def test_a_status_read_wrongly_fails() -> None:
+    story = crash_story()
+    story.server = [
+        msgspec.structs.replace(r, status=1 << 8) if r.ev == "reap" and r.child == VICTIM else r for r in story.server
+    ]
+    assert_failed(judged(ExitStatus(), story), "was terminated by signal 9, and the postmaster read wait status 256")
+
+
+def test_a_core_dump_is_no_other_status() -> None:
+    story = crash_story()
+    story.server = [
+        msgspec.structs.replace(r, status=r.status | 0x80) if r.ev == "reap" and r.child == VICTIM else r
+        for r in story.server
+    ]
+    assert judged(ExitStatus(), story).status is OracleStatus.HELD
+
+
+def test_a_crash_without_consequences_fails() -> None:
+    story = crash_story().drop(Signal, where=lambda r: r.sig == SIGQUIT)
+    assert_failed(judged(ExitStatus(), story), f"backend (PID {VICTIM}) crashed and nobody got SIGQUIT")
+
+
+@pytest.mark.parametrize(
+    ("pid", "code", "clean", "crash"),
+    [
+        (VICTIM, 0, True, False),
+        (VICTIM, 1, True, False),
+        (VICTIM, 0, False, True),
+        (VICTIM, 2, True, True),
+        (VICTIM, 3, True, True),
+        (BGWRITER, 0, True, False),
+        (BGWRITER, 1, True, True),
+        (WALWRITER, 0, True, False),
+        (WALWRITER, 1, True, True),
+        (CHECKPOINTER, 0, True, True),
+        (CHECKPOINTER, 1, True, True),
+    ],
+)
+def test_what_an_exit_means_depends_on_who_and_how(pid: int, code: int, clean: bool, crash: bool) -> None:
+    """The same SIGQUIT round is right after a crash and wrong after an ordinary exit."""
+    story = crash_story()
+    if pid != VICTIM:
+        story.drop(Signal, Exit, Wait, where=lambda r: VICTIM in (r.pid, getattr(r, "child", 0)))
+        story.drop(Signal, where=lambda r: r.pid == pid and r.sig == SIGQUIT)
+    story.drop(Exit, Exiting, where=lambda r: r.pid == pid)
+    story.kernel.append(Exit(100 * MS, 1, pid, code, None, True))
+    story.change(Wait, lambda r: r.child == pid, t=101 * MS)
+    story.server = [
+        msgspec.structs.replace(r, status=code << 8, clean=clean) if r.ev == "reap" and r.child == pid else r
+        for r in story.server
+    ]
+    result = judged(ExitStatus(), story)
+    if crash:
+        assert result.status is OracleStatus.HELD, result
+    else:
+        assert_failed(result, "though no child had crashed")
+
+
+def test_a_sigquit_by_hand_asks_for_an_immediate_end() -> None:
+    story = crash_story().change(Exit, lambda r: r.pid == VICTIM, code=0, signal=None)
+    story.server = [
+        msgspec.structs.replace(r, status=0, clean=True) if r.ev == "reap" and r.child == VICTIM else r
+        for r in story.server
+    ]
+    assert_failed(judged(ExitStatus(), story), "though no child had crashed")
+    story.send(101.4, SIGQUIT, POSTMASTER, by=HARNESS)
+    assert judged(ExitStatus(), story).status is OracleStatus.HELD
+
+
+# Transitions.
+
+
+def test_a_step_that_the_machine_does_not_make_fails() -> None:
+    story = crash_story()
+    records = journal_of_steps()
+    wrong = {**records[-1].after, "fatal_error": True}
+    records[-1] = msgspec.structs.replace(records[-1], after=wrong)
+    story.server += records
+    assert_failed(judged(Transitions(), story), "ChildExited in PM_RECOVERY led to PM_RUN")
+
+
+def test_a_step_left_out_fails() -> None:
+    story = crash_story()
+    story.server += [r for n, r in enumerate(journal_of_steps()) if n != 2]
+    assert_failed(judged(Transitions(), story), "does not continue the record before")
+
+
+# The account itself.
+
+
+def test_a_pid_used_again_is_another_life() -> None:
+    story = crash_story()
+    story.fork(200, VICTIM, "walwriter")
+    first, second = Account(story.kernel).lives(VICTIM)
+    assert (first.role, first.signal) == ("backend", SIGKILL)
+    assert (second.role, second.exit_t) == ("walwriter", None)
+
+
+def test_sigchld_decides_between_an_exit_and_a_kill() -> None:
+    """Killed between its call of exit_group and its end: the events before tell exit 0, and it was signal 9."""
+    story = crash_story()
+    t = 200 * MS
+    story.kernel += [
+        Exiting(t, 0, LATE, 0),
+        Signal(t + 2_000, 1, SIGKILL, LATE, HARNESS, 0, 0),
+        Exit(t + 5_000, 0, LATE, 0, None, True),
+        Signal(t + 7_000, 0, SIGCHLD, POSTMASTER, LATE, 2, 0),
+    ]
+    late = Account(story.kernel).lives(LATE)[0]
+    assert (late.code, late.signal, late.status) == (None, SIGKILL, SIGKILL)

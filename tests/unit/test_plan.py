@@ -1,0 +1,195 @@
+"""Plans: the same seed gives the same plan, cycle k needs no other cycle, and a selector says what it means.
+
+What could go wrong: a plan that depends on the order in which cycles are planned, two choices that are the
+same draw, seeds of neighbouring cycles that are neighbours, a new choice that changes all the old ones, a
+plan that cannot be read back from run.json, a selector that is read as another.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import pytest
+
+from chaos.plan import (
+    BACKEND_POINTS,
+    AnyChild,
+    CampaignPlan,
+    CyclePlan,
+    FaultKind,
+    PlanError,
+    PointPlacement,
+    RoleChild,
+    Selector,
+    SeveralChildren,
+    TimePlacement,
+    decode_campaign,
+    decode_cycle,
+    derive,
+    encode,
+    parse_selector,
+    pick,
+)
+from supervisor.points import Arm, Point, PointAction
+from supervisor.roles import Role
+
+PLAN = CampaignPlan(seed=42)
+
+
+def plans(campaign: CampaignPlan, number: int = 300) -> list[CyclePlan]:
+    return [campaign.cycle(cycle) for cycle in range(number)]
+
+
+def test_the_plan_of_a_seed_is_pinned() -> None:
+    """A change here makes every reproducing command of an older run a lie: say so in the changelog."""
+    digest = blake2b(b"".join(encode(plan) for plan in plans(PLAN)), digest_size=8).hexdigest()
+    assert digest == "9ab82e379daee1f8"
+
+
+def test_a_cycles_plan_needs_no_other_cycle() -> None:
+    assert [CampaignPlan(seed=42).cycle(k) for k in (7, 3)] == [plans(PLAN)[7], plans(PLAN)[3]]
+
+
+def test_seeds_give_different_plans_and_everything_its_own_draw() -> None:
+    seeds = [
+        seed
+        for campaign in (PLAN, CampaignPlan(seed=43))
+        for plan in plans(campaign)
+        for seed in (*plan.worker_seeds, plan.outside_seed)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 1 << 63 for seed in seeds)
+
+
+def test_paths_do_not_run_into_each_other() -> None:
+    paths: list[tuple[Any, ...]] = [(1, "ab", "c"), (1, "a", "bc"), (1, "abc"), (11, "abc"), (1, 1), (1, "1"), (1,)]
+    assert len({derive(*path) for path in paths}) == len(paths)
+
+
+def test_plans_come_back_from_json() -> None:
+    for plan in plans(PLAN, 50):
+        assert decode_cycle(encode(plan)) == plan
+        assert msgspec.convert(msgspec.to_builtins(plan), CyclePlan) == plan
+    assert decode_campaign(encode(PLAN)) == PLAN
+
+
+def test_every_kind_of_fault_and_placement_is_drawn() -> None:
+    drawn = plans(PLAN)
+    assert {plan.fault for plan in drawn} == set(FaultKind)
+    assert {type(plan.victims) for plan in drawn} == {AnyChild, RoleChild, SeveralChildren, type(None)}
+    assert {plan.victims.role for plan in drawn if isinstance(plan.victims, RoleChild)} == set(PLAN.roles)
+    several = [plan.victims.draws for plan in drawn if isinstance(plan.victims, SeveralChildren)]
+    assert {len(draws) for draws in several} == {2, 3, 4}
+    points = [plan.placement for plan in drawn if isinstance(plan.placement, PointPlacement)]
+    assert 50 < len(points) < 100, "one in four"
+    assert {parse_selector(point.selector).point for point in points} == set(BACKEND_POINTS)
+    assert all(plan.victims is None for plan in drawn if isinstance(plan.placement, PointPlacement))
+    delays = [plan.placement.delay_ms for plan in drawn if isinstance(plan.placement, TimePlacement)]
+    assert 0 <= min(delays) < 2 and 38 < max(delays) <= 40
+
+
+def test_work_is_bounded_and_shared_with_the_outside_client() -> None:
+    for plan in plans(PLAN, 5):
+        assert len(plan.worker_seeds) == 8
+        assert plan.transactions * 8 + plan.outside_operations <= 2000
+        assert plan.outside_operations == 100
+    assert [plan.epoch for plan in plans(PLAN, 101)] == [0] * 50 + [1] * 50 + [2]
+
+
+def test_options_narrow_the_plan() -> None:
+    drawn = plans(CampaignPlan(seed=1, faults=(FaultKind.SIGQUIT,)))
+    assert {plan.fault for plan in drawn} == {FaultKind.SIGQUIT}
+    assert all(isinstance(plan.placement, TimePlacement) for plan in drawn), "what happens at a point is a SIGKILL"
+    drawn = plans(CampaignPlan(seed=1, points=("startup/REDO_RECORD:3",), point_one_in=1))
+    assert {plan.placement for plan in drawn} == {PointPlacement("startup/REDO_RECORD:3")}
+    drawn = plans(CampaignPlan(seed=1, point_one_in=0, delay_ms=(5.0, 5.0)))
+    assert {plan.placement for plan in drawn} == {TimePlacement(5.0)}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1},
+        {"seed": 1 << 63},
+        {"backends": 0},
+        {"operations": 2001},
+        {"operations": 8},
+        {"epoch_cycles": 0},
+        {"faults": ()},
+        {"roles": ("nobody",)},
+        {"roles": ("postmaster",)},
+        {"points": ("backend",)},
+        {"delay_ms": (5.0, 4.0)},
+        {"workloads": ()},
+    ],
+    ids=str,
+)
+def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(PlanError):
+        CampaignPlan(**{"seed": 1, **wrong})
+
+
+# Selectors.
+
+
+@pytest.mark.parametrize(
+    ("text", "selector"),
+    [
+        ("backend/COMMIT_AFTER_FLUSH:1", Selector(Role.BACKEND, Point.COMMIT_AFTER_FLUSH, 1)),
+        ("backend#2/commit_after_flush:30", Selector(Role.BACKEND, Point.COMMIT_AFTER_FLUSH, 30, 2)),
+        ("dead_end/DISK_OPEN:5", Selector(Role.DEAD_END, Point.DISK_OPEN, 5)),
+    ],
+)
+def test_selectors_are_read(text: str, selector: Selector) -> None:
+    assert parse_selector(text) == selector
+
+
+def test_every_selector_reads_as_it_is_written() -> None:
+    for role in Role:
+        for point in Point:
+            for nth in (0, 1, 12):
+                selector = Selector(role, point, 3, nth)
+                assert parse_selector(str(selector)) == selector
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "role"),
+        ("backend", "role"),
+        ("backend/COMMIT_AFTER_FLUSH", "role"),
+        ("backend#/COMMIT_AFTER_FLUSH:1", "role"),
+        ("backend/COMMIT_AFTER_FLUSH:-1", "role"),
+        ("backend/COMMIT_AFTER_FLUSH:1 ", "role"),
+        ("butler/COMMIT_AFTER_FLUSH:1", "no role 'butler'"),
+        ("backend/TEA_TIME:1", "no point 'TEA_TIME'"),
+        ("backend/COMMIT_AFTER_FLUSH:0", "from 1"),
+        ("backend#0/COMMIT_AFTER_FLUSH:1", "from 1"),
+    ],
+)
+def test_other_texts_are_refused_with_the_reason(text: str, why: str) -> None:
+    with pytest.raises(PlanError, match=why):
+        parse_selector(text)
+
+
+def test_a_placement_arms_the_map() -> None:
+    placement = PointPlacement("checkpointer#1/CHECKPOINT_BEGIN:2", "SIGSTOP")
+    assert placement.arm() == Arm(Role.CHECKPOINTER, 1, Point.CHECKPOINT_BEGIN, 2, PointAction.SIGSTOP)
+    with pytest.raises(PlanError, match="no action"):
+        PointPlacement("backend/DISK_OPEN:1", "TICKLE").arm()
+
+
+# Victims.
+
+LIVE = [(101, "checkpointer"), (102, "bgwriter"), (103, "walwriter"), (104, "backend"), (105, "backend")]
+
+
+def test_victims_are_picked_in_fork_order() -> None:
+    assert pick(AnyChild(7), LIVE) == (103,)
+    assert pick(RoleChild("backend", 3), LIVE) == (105,)
+    assert pick(RoleChild("startup", 3), LIVE) == ()
+    assert pick(SeveralChildren((0, 0, 0)), LIVE) == (101, 102, 103)
+    assert sorted(pick(SeveralChildren((9, 8, 7, 6, 5, 4, 3)), LIVE)) == [101, 102, 103, 104, 105]
+    assert pick(AnyChild(7), []) == ()

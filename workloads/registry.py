@@ -1,0 +1,13 @@
+"""The workloads there are, by the name that `--workload` takes; what `crashbed run` and the judge look up."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from workloads.bank import Bank
+from workloads.workload import Workload
+
+WORKLOADS: Final[dict[str, Workload]] = {"bank": Bank()}
+
+MODULES: Final[dict[str, str]] = {"bank": "workloads.bank"}
+"""The module that a server preloads for each."""
