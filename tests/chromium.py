@@ -40,7 +40,7 @@ def find_chromium() -> str | None:
 class Chromium:
     """One browser, one page. Every wait has a deadline of `deadline_s` and says what it waited for."""
 
-    def __init__(self, profile: Path, *, deadline_s: float = 60.0) -> None:
+    def __init__(self, profile: Path, *, deadline_s: float = 30.0) -> None:
         program = find_chromium()
         if program is None:
             raise RuntimeError("no Chromium: install Debian's package chromium")
@@ -86,11 +86,19 @@ class Chromium:
         self.close()
 
     def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        os.close(self._commands)
-        os.close(self._replies)
+        """End the browser. Asked politely it ends its helpers itself, some of which are in groups of their own."""
+        try:
+            with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+                self._ask("Browser.close", {}, session=None)
+                self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            os.close(self._commands)
+            os.close(self._replies)
 
     def device(self, *, width: int = 1280, height: int = 900, dark: bool = False, mobile: bool = False) -> None:
         """The window's size in CSS pixels, and which colour scheme the reader prefers."""
@@ -124,7 +132,7 @@ class Chromium:
         deadline = time.monotonic() + self.deadline_s
         while not self.evaluate(f"new Promise(r => requestAnimationFrame(() => r(Boolean({expression}))))"):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {self.deadline_s} s for {expression}; console: {self.console}")
+                raise TimeoutError(f"waited {self.deadline_s} s for {expression[-300:]}; console: {self.console}")
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         shot = self.ask("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole})

@@ -6,7 +6,7 @@ supervision is judged by, and their reading from a run directory. It interprets 
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -51,6 +51,9 @@ class HarnessRecord(msgspec.Struct, frozen=True):
     inos: tuple[int, ...] = ()
 
 
+_R = TypeVar("_R", ServerRecord, HarnessRecord)
+
+
 class Invoke(NamedTuple):
     """An operation begun: when, by which process."""
 
@@ -73,6 +76,8 @@ class Evidence:
         self.server: Sequence[ServerRecord] = sorted(server, key=lambda record: record.t)
         self.harness: Sequence[HarnessRecord] = sorted(harness, key=lambda record: record.t)
         self.invokes: Sequence[Invoke] = sorted(invokes)
+        self.derived: dict[str, Any] = {}
+        """What was worked out from this evidence once, for all oracles; `supervision` keeps its reigns here."""
 
     @classmethod
     def of(cls, run: RunDirectory) -> Evidence:
@@ -98,6 +103,14 @@ class Evidence:
         has = {"server": self.server, "harness": self.harness, "history": self.invokes}[source]
         return None if has else f"the run has no record of the {source}"
 
+    def server_between(self, since_ns: int, until_ns: int) -> Sequence[ServerRecord]:
+        """The server's records of a span, both ends included."""
+        return _between(self.server, since_ns, until_ns)
+
+    def harness_between(self, since_ns: int, until_ns: int) -> Sequence[HarnessRecord]:
+        """The harness' records of a span, both ends included."""
+        return _between(self.harness, since_ns, until_ns)
+
     def cycle_at(self, t_ns: int) -> int | None:
         """The cycle that was under way at a time; None before the first."""
         index = bisect_right(self._cycle_begins, t_ns, key=lambda item: item[0])
@@ -106,6 +119,15 @@ class Evidence:
     @cached_property
     def _cycle_begins(self) -> list[tuple[int, int]]:
         return [(r.t, r.cycle) for r in self.harness if r.ev == "cycle_begin" and r.cycle is not None]
+
+
+def _between(records: Sequence[_R], since_ns: int, until_ns: int) -> Sequence[_R]:
+    begin = bisect_left(records, since_ns, key=_time)
+    return records[begin : bisect_right(records, until_ns, key=_time)]
+
+
+def _time(record: ServerRecord | HarnessRecord) -> int:
+    return record.t
 
 
 def server_records(values: Iterable[Mapping[str, Any]]) -> Iterator[ServerRecord]:

@@ -77,14 +77,18 @@ def _judge_silence(reign: Reign, child: Child, tally: Tally) -> None:
 def _judge_consequences(reign: Reign, tally: Tally) -> None:
     """A crash that nothing excuses is followed by SIGQUIT to somebody, if somebody is there."""
     for crash in reign.crashes:
+        if crash.excused is not None:
+            continue
         until = reign.generation_end(crash.t)
         others = [c for c in reign.children if c is not crash.child and surely_alive(c, crash.t)]
-        living = [c for c in others if c.process.end_begun_t is None or c.process.end_begun_t > crash.t + TICK_NS]
-        if crash.excused is not None or not living:
+        living = [
+            c for c in others if c.process.end_begun_t is None or c.process.end_begun_t > crash.t + TICK_NS
+        ]
+        if not living:
             continue
         if not tally.whole(reign.generation_begin(crash.t), max(crash.t, min(until, reign.account.end))):
             continue
-        if any(crash.t - TICK_NS <= sent.t <= until for sent in reign.quits):
+        if reign.quits_between(crash.t - TICK_NS, until):
             tally.trial()
             continue
         if until == reign.end and (

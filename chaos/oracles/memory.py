@@ -14,7 +14,7 @@ from itertools import pairwise
 from chaos.oracles.evidence import Evidence, HarnessRecord, ServerRecord
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
 from chaos.oracles.supervision import Child, Reign, lived, reigns, when
-from chaos.witness.account import TICK_NS, surely_after
+from chaos.witness.account import surely_after
 
 
 class Drained:
@@ -30,7 +30,9 @@ class Drained:
         for reign in reigns(evidence):
             for old, new in pairwise(reign.startups):
                 _judge_restart(reign, old, new, tally)
-        return tally.result(self, slack="from the exit of the last old process to the fork of the new startup process")
+        return tally.result(
+            self, slack="from the exit of the last old process to the fork of the new startup process"
+        )
 
 
 def _judge_restart(reign: Reign, old: Child, new: Child, tally: Tally) -> None:
@@ -42,7 +44,9 @@ def _judge_restart(reign: Reign, old: Child, new: Child, tally: Tally) -> None:
     alive = [child for child in before if _outlived(child, fork)]
     tally.trial(slack_ns=None if alive else fork - max(child.process.exit_t or 0 for child in before))
     for child in _of_the_old_generation(reign, before, alive, begin, fork):
-        tally.fail(fork, f"{child} still lived when the new startup process was forked", lived(child), lived(new))
+        tally.fail(
+            fork, f"{child} still lived when the new startup process was forked", lived(child), lived(new)
+        )
 
 
 def _outlived(child: Child, t_ns: int) -> bool:
@@ -90,10 +94,12 @@ class Memory:
                 continue
             for restart in reign.startups[1:]:
                 _judge_reset(reign, restart, memories, tally)
-            for record in evidence.harness:
+            for record in evidence.harness_between(reign.begin, reign.end):
                 if record.ev == "memory_maps":
                     _judge_maps(reign, record, memories, tally)
-        return tally.result(self, slack="from the exit of the last old process to the closing of the old memory")
+        return tally.result(
+            self, slack="from the exit of the last old process to the closing of the old memory"
+        )
 
 
 def _judge_reset(reign: Reign, restart: Child, memories: Sequence[ServerRecord], tally: Tally) -> None:
@@ -110,7 +116,8 @@ def _judge_reset(reign: Reign, restart: Child, memories: Sequence[ServerRecord],
         return
     old, new = earlier[-1], made[-1]
     closed = next(
-        (r for r in reign.journal if r.ev == "memory_closed" and r.gen == old.gen and begin < r.t <= new.t), None
+        (r for r in reign.journal if r.ev == "memory_closed" and r.gen == old.gen and begin < r.t <= new.t),
+        None,
     )
     made_line = f"server: memory generation {new.gen}, inode {new.ino}, {when(new.t)}"
     exits = [
@@ -120,11 +127,15 @@ def _judge_reset(reign: Reign, restart: Child, memories: Sequence[ServerRecord],
     ]
     last_exit = max(exits, default=None)
     in_time = closed is not None and last_exit is not None and last_exit <= closed.t
-    tally.trial(slack_ns=closed.t - last_exit if in_time and closed is not None and last_exit is not None else None)
+    tally.trial(
+        slack_ns=closed.t - last_exit if in_time and closed is not None and last_exit is not None else None
+    )
     if new.gen <= old.gen or new.ino in {record.ino for record in earlier}:
         tally.fail(new.t, f"generation {new.gen} is not a new memory", made_line, story)
     if closed is None:
-        tally.fail(new.t, f"generation {new.gen} was made before generation {old.gen} was closed", made_line, story)
+        tally.fail(
+            new.t, f"generation {new.gen} was made before generation {old.gen} was closed", made_line, story
+        )
         return
     for child in reign.children:
         process = child.process
@@ -142,7 +153,7 @@ def _judge_maps(reign: Reign, maps: HarnessRecord, memories: Sequence[ServerReco
     looking is no fault."""
     process = reign.account.at(maps.pid, maps.t)
     mine = process is reign.postmaster or (process is not None and process.parent == reign.postmaster.pid)
-    if process is None or not mine or not reign.begin <= maps.t <= reign.end + TICK_NS:
+    if process is None or not mine:
         return
     current = [record for record in memories if record.t <= maps.t]
     if not current or not maps.inos:

@@ -33,7 +33,9 @@ class RecoveryOrder:
                 seen.setdefault(process.order, []).append(invoke)
         for order, invokes in seen.items():
             _judge_worker(*workers[order], invokes, tally)
-        return tally.result(self, slack="from the startup process' exit 0 to the first operation of its generation")
+        return tally.result(
+            self, slack="from the startup process' exit 0 to the first operation of its generation"
+        )
 
 
 def _judge_worker(reign: Reign, child: Child, invokes: list[Invoke], tally: Tally) -> None:
@@ -52,7 +54,10 @@ def _judge_worker(reign: Reign, child: Child, invokes: list[Invoke], tally: Tall
     if startup.process.code != 0 or over is None or surely_after(over, first.t):
         tally.trial()
         tally.fail(
-            first.t, f"{child} began an operation before recovery had ended with exit 0", lived(startup), begun
+            first.t,
+            f"{child} began an operation before recovery had ended with exit 0",
+            lived(startup),
+            begun,
         )
     elif surely_after(over, process.born):
         tally.trial()

@@ -33,6 +33,8 @@ ORDERLY_CODES: Mapping[str, frozenset[int]] = {
 SLOT_MATTERS = frozenset({"backend"})
 """Roles whose orderly exit is a crash all the same if their slot had not been cleaned up."""
 
+_FOREVER = 1 << 62
+
 PMSIGNAL_GRACE_NS = 50_000_000
 """A postmaster looks at its flags a while after the signal that announces them, and after reaping."""
 
@@ -77,31 +79,30 @@ class Reign:
         self.postmaster = postmaster
         self.evidence = evidence
         self.account: Account = evidence.account
-        journal = _Journal(self._journal())
+        self.begin = postmaster.born or self.account.begin
+        self.end = postmaster.exit_t or self.account.end
+        # Its exit begins after its last record, so the end of its life bounds them.
+        until = (postmaster.exit_t or _FOREVER) + TICK_NS
+        self.journal: Sequence[ServerRecord] = [
+            record
+            for record in evidence.server_between(postmaster.born, until)
+            if record.pid == postmaster.pid
+        ]
+        """What this postmaster itself wrote into the server's journal."""
+        journal = _Journal(self.journal)
         self.children: Sequence[Child] = [
             Child(process, _role(process, journal), journal.clean(process))
             for process in self.account.children(postmaster)
         ]
-        self.begin = postmaster.born or self.account.begin
-        self.end = postmaster.exit_t or self.account.end
-
-    def _journal(self) -> list[ServerRecord]:
-        end = self.postmaster.exit_t or self.account.end
-        return [
-            record
-            for record in self.evidence.server
-            if record.pid == self.postmaster.pid and self.postmaster.born <= record.t <= end + TICK_NS
-        ]
-
-    @cached_property
-    def journal(self) -> Sequence[ServerRecord]:
-        """What this postmaster itself wrote into the server's journal."""
-        return self._journal()
 
     @cached_property
     def startups(self) -> Sequence[Child]:
         """Its startup processes, oldest first: each but the first begins a generation after a crash."""
         return [child for child in self.children if child.role == "startup"]
+
+    @cached_property
+    def _startup_begins(self) -> Sequence[int]:
+        return [child.process.born for child in self.startups]
 
     @cached_property
     def _sent(self) -> Sequence[Sent]:
@@ -118,8 +119,14 @@ class Reign:
         """Every SIGQUIT (or SIGABRT, with send_abort_for_crash) that it sent a child, in order."""
         return [signal for signal in self._sent if signal.sig in (SIGQUIT, SIGABRT)]
 
+    def quits_between(self, since_ns: int, until_ns: int) -> Sequence[Sent]:
+        """Those of a span, both ends included."""
+        begin = bisect_left(self.quits, since_ns, key=_time)
+        return self.quits[begin : bisect_right(self.quits, until_ns, key=_time)]
+
     @cached_property
     def kills(self) -> Sequence[Sent]:
+        """Every SIGKILL that it sent a child, in order."""
         return [signal for signal in self._sent if signal.sig == SIGKILL]
 
     def requests(self, before_ns: int, signals: Sequence[int] = (SIGTERM, SIGINT, SIGQUIT)) -> bool:
@@ -128,20 +135,20 @@ class Reign:
 
     def generation_begin(self, t_ns: int) -> int:
         """When the generation that was current at a time began: its startup process' fork."""
-        begins = [child.process.born for child in self.startups]
+        begins = self._startup_begins
         index = bisect_right(begins, t_ns)
         return begins[index - 1] if index > 1 else self.begin
 
     def generation_end(self, t_ns: int) -> int:
         """When the next startup process after a time was forked; the end of this life if none was."""
-        begins = [child.process.born for child in self.startups]
+        begins = self._startup_begins
         index = bisect_right(begins, t_ns)
         return begins[index] if index < len(begins) else self.end
 
     def startup_before(self, t_ns: int) -> Child | None:
         """The last startup process forked before a time."""
-        earlier = [child for child in self.startups if child.process.born <= t_ns + TICK_NS]
-        return earlier[-1] if earlier else None
+        index = bisect_right(self._startup_begins, t_ns + TICK_NS)
+        return self.startups[index - 1] if index else None
 
     def is_crash(self, child: Child) -> bool:
         """Whether the child's end, by the kernel's account, is a crash (specification 2.3, 3.3)."""
@@ -171,8 +178,7 @@ class Reign:
 
     def _excuse(self, child: Child, t_ns: int) -> str | None:
         begin = self.generation_begin(t_ns)
-        index = bisect_left(self.quits, begin, key=lambda signal: signal.t)
-        if index < len(self.quits) and self.quits[index].t < t_ns:
+        if self.quits_between(begin, t_ns - 1):
             return "everybody had been told to go already"
         if self._fatal_error_may_stand(t_ns):
             return "the crash before it was perhaps still being handled"
@@ -188,7 +194,9 @@ class Reign:
         if process.code == 0 and process.reaped_t is not None and process.reaped_t < t_ns:
             return False
         announced = [
-            r.t for r in self.postmaster.received if r.sig == SIGUSR1 and r.by == process.pid and r.t >= process.born
+            r.t
+            for r in self.postmaster.received
+            if r.sig == SIGUSR1 and r.by == process.pid and r.t >= process.born
         ]
         return not announced or t_ns <= announced[0] + PMSIGNAL_GRACE_NS
 
@@ -224,6 +232,13 @@ def _role(process: Process, journal: _Journal) -> str:
 
 def reigns(evidence: Evidence) -> list[Reign]:
     """Every postmaster of the run, oldest first: followed as one, named as one, or said to be one."""
+    known: list[Reign] | None = evidence.derived.get("reigns")
+    if known is None:
+        known = evidence.derived["reigns"] = _find_reigns(evidence)
+    return known
+
+
+def _find_reigns(evidence: Evidence) -> list[Reign]:
     account = evidence.account
     found: dict[int, Process] = {}
     candidates = [account.at(f.pid, f.t) for f in account.followed if f.role == "postmaster"]
@@ -233,6 +248,10 @@ def reigns(evidence: Evidence) -> list[Reign]:
         if process is not None:
             found[id(process)] = process
     return [Reign(process, evidence) for process in sorted(found.values(), key=lambda process: process.order)]
+
+
+def _time(sent: Sent) -> int:
+    return sent.t
 
 
 def when(t_ns: int) -> str:

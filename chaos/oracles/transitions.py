@@ -59,7 +59,9 @@ def _judge_life(records: Sequence[ServerRecord], tally: Tally) -> None:
             )
         except msgspec.ValidationError as error:
             tally.trial()
-            tally.fail(record.t, f"a step of the journal is none of the state machine's: {error}", _line(record))
+            tally.fail(
+                record.t, f"a step of the journal is none of the state machine's: {error}", _line(record)
+            )
             return
         tally.trial()
     if steps and steps[0][0] != initial_state(steps[0][0].restart_after_crash):
@@ -74,7 +76,9 @@ def _tell(record: ServerRecord, mismatch: Mismatch, tally: Tally) -> None:
     if mismatch.expected is not None:
         lines.append(f"the machine makes of it: {mismatch.expected}")
     tally.fail(
-        record.t, f"{type(mismatch.event).__name__} in PM_{before} led to PM_{after}: {mismatch.reason}", *lines
+        record.t,
+        f"{type(mismatch.event).__name__} in PM_{before} led to PM_{after}: {mismatch.reason}",
+        *lines,
     )
 
 

@@ -35,8 +35,8 @@ from chaos.witness.tracefs import REMEDY, Instance, Tracefs, WitnessUnavailable,
 READ_EVERY_S = 0.02
 """How long events lie in the buffer before they are read; a few hundred of them at most in a crash cycle."""
 MARKER_TIMEOUT_S = 5.0
-BUFFER_KB = 4096
-"""Per processor: some 40,000 events, which is many crash cycles of 100 processes without any reading."""
+BUFFER_KB = 1024
+"""Per processor: some 20,000 events, which is ten crash cycles of 100 processes without any reading."""
 
 LATCH_SIGNAL_FILTER = "sig != 23"
 _EVENTS = (
@@ -52,6 +52,7 @@ _EVENTS = (
     ("syscalls/sys_exit_setsid", "ret > 0"),
     ("task/task_newtask", "clone_flags & 65536"),
 )
+_REPORT = "please report it with the kernel's version: its trace is not understood"
 _OPTIONAL = frozenset({"syscalls/sys_exit_setsid", "task/task_newtask"})
 
 
@@ -135,7 +136,7 @@ class KernelWitness:
             witness._set_up()
             problem = run_selftest(witness.collect)
             if problem is not None:
-                raise WitnessUnavailable(f"the witness' self-test failed: {problem}", "see docs on the witness")
+                raise WitnessUnavailable(f"the witness' self-test failed: {problem}", _REPORT)
         except OSError as error:
             witness.close()
             raise WitnessUnavailable(f"the trace instance cannot be used: {error}", REMEDY) from error
@@ -415,4 +416,3 @@ def _unused_name(tracefs: Tracefs) -> str:
 
 
 __all__ = ["KernelWitness", "Lost", "Unavailable", "WitnessStopped", "WitnessUnavailable", "open_witness"]
-

@@ -13,7 +13,8 @@ from supervisor.engine.access.catalog import Catalog
 from supervisor.engine.access.heap import Heap
 from supervisor.engine.access.table import Tables
 from supervisor.engine.disk.disk import Disk
-from supervisor.engine.recovery import checkpoint as checkpoint_module
+from supervisor.engine.recovery.checkpoint import shmem_areas as checkpoint_areas
+from supervisor.engine.recovery.checkpoint import shmem_init as checkpoint_init
 from supervisor.engine.storage import buffers
 from supervisor.engine.storage.buffers import BufferPool
 from supervisor.engine.transam import row_locks as row_locks_module
@@ -38,7 +39,7 @@ _SUBSYSTEMS = (
     snapshot_module.shmem_areas,
     row_locks_module.shmem_areas,
     heap_module.shmem_areas,
-    checkpoint_module.shmem_areas,
+    checkpoint_areas,
     buffers.shmem_areas,
 )
 _INITIALISERS = (
@@ -47,7 +48,7 @@ _INITIALISERS = (
     snapshot_module.shmem_init,
     row_locks_module.shmem_init,
     heap_module.shmem_init,
-    checkpoint_module.shmem_init,
+    checkpoint_init,
     buffers.shmem_init,
 )
 

@@ -1,6 +1,7 @@
 """What can be read off a state: what a connection is told, whether to sleep on, which events cannot be.
 
-Owns the questions about a state that change nothing. `states` offers them to the shell; the last one guards `step`.
+Owns the questions about a state that change nothing. `states` offers them to the shell; the last one guards
+`step`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What must hold of the postmaster's machine, in each state and in each step, whatever happens.
 
-Owns the named safety invariants. Each is a function of a `World` or of a step `Taken` (see `exploration`) with one line
-that says it; True means that it holds. The property tests hold them against everything that can be reached, and show for
-each a case that it refuses. Nothing of it runs in a server.
+Owns the named safety invariants. Each is a function of a `World` or of a step `Taken` (see `exploration`)
+with one line that says it; True means that it holds. The property tests hold them against everything that can
+be reached, and show for each a case that it refuses. Nothing of it runs in a server.
 """
 
 from __future__ import annotations
@@ -10,11 +10,44 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-IMPORTS
+from supervisor.postmaster.actions import (
+    ExitPostmaster,
+    Launch,
+    Log,
+    PidFileState,
+    PidFileStatus,
+    QuitReason,
+    Reinitialize,
+    SetQuitReason,
+    Signal,
+)
+from supervisor.postmaster.child_types import CHILD_TYPES, stop_targets
+from supervisor.postmaster.exploration import (
+    Taken,
+    World,
+)
+from supervisor.postmaster.states import (
+    Advance,
+    CanAccept,
+    ChildExited,
+    LockFileInvalid,
+    PmSignal,
+    PmSignalKind,
+    PMState,
+    Shutdown,
+    ShutdownRequested,
+    StartupStatus,
+    State,
+    Stopwatch,
+    UntrackedChildExited,
+    connection_answer,
+    step,
+)
+from supervisor.roles import CHILD_ROLES, Role
 
-WORKING = frozenset({PMState.STARTUP, PMState.RECOVERY, PMState.HOT_STANDBY, PMState.RUN})
-OPEN = frozenset({PMState.HOT_STANDBY, PMState.RUN})
-CLOSING = frozenset(
+_WORKING: Final = frozenset({PMState.STARTUP, PMState.RECOVERY, PMState.HOT_STANDBY, PMState.RUN})
+_OPEN: Final = frozenset({PMState.HOT_STANDBY, PMState.RUN})
+_CLOSING: Final = frozenset(
     {
         PMState.WAIT_XLOG_SHUTDOWN,
         PMState.WAIT_XLOG_ARCHIVAL,
@@ -22,8 +55,11 @@ CLOSING = frozenset(
         PMState.WAIT_CHECKPOINTER,
     }
 )
-STARTUP_ALIVE = frozenset({StartupStatus.RUNNING, StartupStatus.SIGNALED})
+_STARTUP_ALIVE: Final = frozenset({StartupStatus.RUNNING, StartupStatus.SIGNALED})
 
+PASSED_THROUGH: Final = frozenset({PMState.STOP_BACKENDS, PMState.WAIT_XLOG_ARCHIVAL, PMState.WAIT_IO_WORKERS})
+"""States that the step which enters them leaves: the first is "tell them now", the others wait for nobody
+yet."""
 
 
 # --- what holds in each state
@@ -31,7 +67,7 @@ STARTUP_ALIVE = frozenset({StartupStatus.RUNNING, StartupStatus.SIGNALED})
 
 def fatal_error_is_never_set_where_clients_or_redo_work(w: World) -> bool:
     """RECOVERY, HOT_STANDBY, RUN and the states of an orderly shutdown know no crash being handled."""
-    working = {PMState.RECOVERY, *OPEN, *CLOSING}
+    working = {PMState.RECOVERY, *_OPEN, *_CLOSING}
     return not (w.state.fatal_error and w.state.pm_state in working)
 
 
@@ -52,7 +88,7 @@ def no_shutdown_lingers_in_recovery(w: World) -> bool:
 
 def only_smart_shutdown_leaves_clients_alone(w: World) -> bool:
     """In HOT_STANDBY and RUN nothing stronger than a smart request is pending."""
-    return w.state.pm_state not in OPEN or w.state.shutdown <= Shutdown.SMART
+    return w.state.pm_state not in _OPEN or w.state.shutdown <= Shutdown.SMART
 
 
 def immediate_shutdown_is_a_drain(w: World) -> bool:
@@ -67,7 +103,7 @@ def connections_are_allowed_unless_smart(w: World) -> bool:
 
 def startup_status_agrees_with_the_count(w: World) -> bool:
     """RUNNING and SIGNALED mean one startup process, NOT_RUNNING and CRASHED none."""
-    return (w.state.startup_status in STARTUP_ALIVE) == bool(w.state.count(Role.STARTUP))
+    return (w.state.startup_status in _STARTUP_ALIVE) == bool(w.state.count(Role.STARTUP))
 
 
 def a_crashed_startup_ends_the_server(w: World) -> bool:
@@ -82,7 +118,7 @@ def run_has_no_startup_process(w: World) -> bool:
 
 def backends_live_only_where_they_are_served_or_awaited(w: World) -> bool:
     """No client backend in INIT, STARTUP, RECOVERY, nor after WAIT_BACKENDS."""
-    return w.state.pm_state in {*OPEN, PMState.WAIT_BACKENDS} or not w.state.count(Role.BACKEND)
+    return w.state.pm_state in {*_OPEN, PMState.WAIT_BACKENDS} or not w.state.count(Role.BACKEND)
 
 
 def the_checkpoint_waits_for_the_target_set(w: World) -> bool:
@@ -93,7 +129,7 @@ def the_checkpoint_waits_for_the_target_set(w: World) -> bool:
 
 def the_checkpointer_lives_while_it_is_waited_for(w: World) -> bool:
     """WAIT_XLOG_SHUTDOWN and WAIT_CHECKPOINTER have a checkpointer."""
-    return w.state.pm_state not in CLOSING or w.state.count(Role.CHECKPOINTER) == 1
+    return w.state.pm_state not in _CLOSING or w.state.count(Role.CHECKPOINTER) == 1
 
 
 def no_children_means_none(w: World) -> bool:
@@ -115,13 +151,13 @@ def nobody_connects_to_the_last_phase(w: World) -> bool:
 def a_working_server_answers(w: World) -> bool:
     """From STARTUP to RUN connections are taken, if only to be refused."""
     answered = w.state.accepting or bool(w.questions) or w.state.exit_code is not None
-    return w.state.pm_state not in WORKING or answered
+    return w.state.pm_state not in _WORKING or answered
 
 
 def only_an_open_server_serves(w: World) -> bool:
     """The answer OK is given in HOT_STANDBY and RUN alone, and never during a shutdown."""
     ok = connection_answer(w.state) is CanAccept.OK
-    return not ok or (w.state.pm_state in OPEN and w.state.shutdown is Shutdown.NONE)
+    return not ok or (w.state.pm_state in _OPEN and w.state.shutdown is Shutdown.NONE)
 
 
 def the_stopwatch_runs_only_for_a_reason(w: World) -> bool:
@@ -132,7 +168,7 @@ def the_stopwatch_runs_only_for_a_reason(w: World) -> bool:
 
 def whoever_was_told_to_go_is_awaited(w: World) -> bool:
     """No child that was told to go lives in a state that serves or recovers."""
-    return w.state.pm_state not in WORKING or not any(w.told)
+    return w.state.pm_state not in _WORKING or not any(w.told)
 
 
 def a_drain_awaits_only_whom_it_told(w: World) -> bool:
@@ -148,7 +184,7 @@ def an_abnormal_drain_has_told_everybody(w: World) -> bool:
     """In WAIT_BACKENDS and later, with fatal_error or immediate, only a dead-end child that came later is
     untold."""
     abnormal = w.state.fatal_error or w.state.shutdown is Shutdown.IMMEDIATE
-    if not abnormal or w.state.pm_state in WORKING:
+    if not abnormal or w.state.pm_state in _WORKING:
         return True
     return all(w.told[role] for role in CHILD_ROLES if role is not Role.DEAD_END and w.state.count(role))
 
@@ -169,7 +205,7 @@ def nobody_is_left_behind(w: World) -> bool:
     return w.state.exit_code is None or not any(w.state.children) or w.state.pm_state is PMState.STARTUP
 
 
-STATE_INVARIANTS: tuple[Callable[[World], bool], ...] = (
+STATE_INVARIANTS: Final[tuple[Callable[[World], bool], ...]] = (
     fatal_error_is_never_set_where_clients_or_redo_work,
     a_memory_someone_crashed_in_is_being_abandoned,
     states_passed_through_are_never_rested_in,
@@ -201,7 +237,7 @@ STATE_INVARIANTS: tuple[Callable[[World], bool], ...] = (
 # --- what holds in each step
 
 
-def signals(t: Taken, name: str) -> list[Signal]:
+def _signals(t: Taken, name: str) -> list[Signal]:
     return [action for action in t.actions if isinstance(action, Signal) and action.signal == name]
 
 
@@ -219,14 +255,14 @@ def a_crash_is_over_only_when_recovery_says_so(t: Taken) -> bool:
 
 def the_volley_comes_once_per_arming(t: Taken) -> bool:
     """SIGKILL is sent only when the time was over, and the stopwatch is off after it."""
-    if not signals(t, "KILL"):
+    if not _signals(t, "KILL"):
         return True
     return t.before.stopwatch is Stopwatch.EXPIRED and t.after.stopwatch is Stopwatch.OFF
 
 
 def the_volley_reaches_everybody(t: Taken) -> bool:
     """SIGKILL goes to every living child, dead-end children included."""
-    return all(set(volley.roles) == living(t.before) for volley in signals(t, "KILL"))
+    return all(set(volley.roles) == living(t.before) for volley in _signals(t, "KILL"))
 
 
 def time_that_is_over_is_acted_upon(t: Taken) -> bool:
@@ -282,7 +318,7 @@ def a_crash_is_told_to_everybody(t: Taken) -> bool:
     if SetQuitReason(QuitReason.CRASH) not in t.actions:
         return True
     # Those who are left when the signal goes out: the dead one is no longer counted.
-    told = {role for signal in signals(t, "QUIT") for role in signal.roles}
+    told = {role for signal in _signals(t, "QUIT") for role in signal.roles}
     return told == living(t.after)
 
 
@@ -301,13 +337,13 @@ def a_second_crash_is_silent(t: Taken) -> bool:
 
 def the_checkpointer_is_asked_last(t: Taken) -> bool:
     """SIGINT, for the shutdown checkpoint, goes out when only dead-end children are left beside it."""
-    return not signals(t, "INT") or living(t.after) <= {Role.CHECKPOINTER, Role.DEAD_END}
+    return not _signals(t, "INT") or living(t.after) <= {Role.CHECKPOINTER, Role.DEAD_END}
 
 
 def the_checkpointer_is_dismissed_after_the_checkpoint(t: Taken) -> bool:
     """SIGUSR2 follows XLOG_IS_SHUTDOWN in WAIT_XLOG_SHUTDOWN and nothing else."""
     written = t.before.pm_state is PMState.WAIT_XLOG_SHUTDOWN and t.event == PmSignal(PmSignalKind.XLOG_IS_SHUTDOWN)
-    return not signals(t, "USR2") or written
+    return not _signals(t, "USR2") or written
 
 
 def memory_is_reset_only_when_it_is_due(t: Taken) -> bool:
@@ -343,7 +379,7 @@ def a_crash_cycle_does_not_touch_the_pid_file(t: Taken) -> bool:
     if PidFileState.STOPPING in written:
         return t.after.shutdown > t.before.shutdown
     if PidFileState.READY in written:
-        return t.after.pm_state in OPEN and t.before.pm_state is not t.after.pm_state
+        return t.after.pm_state in _OPEN and t.before.pm_state is not t.after.pm_state
     return not written or t.before.pm_state is PMState.INIT
 
 
@@ -376,10 +412,11 @@ def a_loop_pass_is_idempotent(t: Taken) -> bool:
 
 
 def living(state: State) -> set[Role]:
+    """The roles that have a living child."""
     return {role for role in CHILD_ROLES if state.count(role)}
 
 
-STEP_INVARIANTS: tuple[Callable[[Taken], bool], ...] = (
+STEP_INVARIANTS: Final[tuple[Callable[[Taken], bool], ...]] = (
     shutdown_level_never_decreases,
     a_crash_is_over_only_when_recovery_says_so,
     the_volley_comes_once_per_arming,
@@ -403,5 +440,3 @@ STEP_INVARIANTS: tuple[Callable[[Taken], bool], ...] = (
     only_the_living_are_signalled,
     a_loop_pass_is_idempotent,
 )
-
-

@@ -65,14 +65,14 @@ class Executor:
         except SessionFatal:
             raise
         except ServerError:
-            self.session.rollback()
+            self._give_up()
             raise
         except Exception as error:
             # Workload modules have their own exception type and are known by the SQLSTATE alone.
             sqlstate = getattr(error, "sqlstate", None)
             if not isinstance(sqlstate, str):
                 raise
-            self.session.rollback()
+            self._give_up()
             raise ServerError(str(error), sqlstate=sqlstate) from error
         if self.session.in_transaction:
             self.session.rollback()
@@ -81,6 +81,11 @@ class Executor:
                 sqlstate=INVALID_TRANSACTION_TERMINATION,
             )
         return tag
+
+    def _give_up(self) -> None:
+        # Also outside a block: the statement may have been stopped with a lock or a snapshot in its hands.
+        self.session.fail()
+        self.session.rollback()
 
     def _run(self, plan: Plan, values: Sequence[Parameter], emit: Callable[[Row], None]) -> str:
         match plan:

@@ -32,6 +32,10 @@ class TransactionalSession(Protocol):
         """Whether a transaction block is open, a failed one included."""
         ...
 
+    def fail(self) -> None:
+        """Undo whatever an error left behind, in a block or outside one; a block stays open and failed."""
+        ...
+
     def rollback(self) -> None:
         """End the block and undo it; does nothing outside one."""
         ...

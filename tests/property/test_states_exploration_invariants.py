@@ -1,12 +1,50 @@
 """The invariants of the exploration can fail.
 
-An invariant that holds of everything says nothing, and one that was broken by a careless edit would go on passing for
-ever: the machine obeys it, so nobody would see. Each therefore has a state, or a step, that it must refuse.
+An invariant that holds of everything says nothing, and one that was broken by a careless edit would go on
+passing for ever: the machine obeys it, so nobody would see. Each therefore has a state, or a step, that it
+must refuse.
 """
 
 from __future__ import annotations
 
-IMPORTS
+from msgspec import structs
+
+from supervisor.postmaster.actions import (
+    Action,
+    ExitPostmaster,
+    Launch,
+    Log,
+    PidFileState,
+    PidFileStatus,
+    QuitReason,
+    Reinitialize,
+    SetQuitReason,
+    Signal,
+)
+from supervisor.postmaster.exploration import (
+    Taken,
+    Told,
+    World,
+)
+from supervisor.postmaster.invariants import (
+    STATE_INVARIANTS,
+    STEP_INVARIANTS,
+    living,
+)
+from supervisor.postmaster.states import (
+    Advance,
+    ChildExited,
+    ChildForked,
+    Event,
+    ExitOutcome,
+    ForkFailed,
+    PMState,
+    Shutdown,
+    StartupStatus,
+    State,
+    Stopwatch,
+)
+from supervisor.roles import CHILD_ROLES, Role
 
 NOTHING_TOLD = (Told.NOTHING,) * len(CHILD_ROLES)
 ALL_OF_THEM = (0, 1, 1, 1, 2, 1)

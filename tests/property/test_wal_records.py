@@ -33,7 +33,9 @@ MODERATE = settings(max_examples=60, deadline=None, suppress_health_check=[Healt
 @st.composite
 def pages(draw: st.DrawFn) -> bytes:
     page = bytearray(random.Random(draw(st.integers(0, 99))).randbytes(PAGE_SIZE))
-    page[12:16] = draw(st.binary(min_size=4, max_size=4) | st.sampled_from([b"\x18\0\0\x20", b"\x18\0\x18\0", bytes(4)]))
+    page[12:16] = draw(
+        st.binary(min_size=4, max_size=4) | st.sampled_from([b"\x18\0\0\x20", b"\x18\0\x18\0", bytes(4)])
+    )
     start, end = hole(bytes(page[12:16]))
     page[start:end] = bytes(end - start)
     return bytes(page)
@@ -60,7 +62,9 @@ def small_log(sizes: Sequence[int]) -> tuple[MemoryDisk, list[int]]:
     disk = MemoryDisk()
     world = WalWorld(disk)
     wal = world.started()
-    ends = [wal.insert_lsn()] + [wal.insert(Rmgr.HEAP, n % 256, n, bytes([n]) * size)[1] for n, size in enumerate(sizes)]
+    ends = [wal.insert_lsn()] + [
+        wal.insert(Rmgr.HEAP, n % 256, n, bytes([n]) * size)[1] for n, size in enumerate(sizes)
+    ]
     wal.write_background()
     world.close()
     return disk, [end - SEGMENT for end in ends]
@@ -181,7 +185,7 @@ class LosingDisk(MemoryDisk):
         self.syncs_left = -1
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.integers(0, 2**32))
 def test_a_crash_loses_nothing_flushed_and_brings_nothing_back(seed):
     """Records of one size, so that a lost record and a new one end at the same place as often as can be."""

@@ -107,7 +107,11 @@ class FakeSession:
     """Only what SQL needs to know of a session."""
 
     in_transaction: bool = False
+    failures: int = 0
     rollbacks: int = 0
+
+    def fail(self) -> None:
+        self.failures += 1
 
     def rollback(self) -> None:
         self.rollbacks += 1

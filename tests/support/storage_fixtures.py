@@ -110,6 +110,7 @@ class ListWal:
         self.records: list[WalRecord] = []
         self.region = region
         self.redo = 0
+        self.full_page_writes = True
         self.end = 1 << 20
         self.flushed = 0
         self._disk = disk
@@ -122,7 +123,7 @@ class ListWal:
         for page in pages:
             lsn = self.region.q[page.page_offset // 8]
             image = None
-            if page.force_image or lsn <= self.redo:
+            if page.force_image or (self.full_page_writes and lsn <= self.redo):
                 image = self.region.mm[page.page_offset : page.page_offset + PAGE]
             blocks.append(BlockRef(page.relation, page.block, image, page.data))
         start = self.end

@@ -151,7 +151,9 @@ class WalWorld:
         self.region.close()
 
 
-def read_all(disk: Disk, start: int = SEGMENT + 32, identity: WalIdentity = IDENTITY) -> tuple[list[WalRecord], WalReader]:
+def read_all(
+    disk: Disk, start: int = SEGMENT + 32, identity: WalIdentity = IDENTITY
+) -> tuple[list[WalRecord], WalReader]:
     """Every valid record from `start` on, and the reader with its end."""
     reader = WalReader(disk, identity)
     records = list(reader.read_from(start))

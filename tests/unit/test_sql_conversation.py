@@ -172,7 +172,7 @@ def test_a_syntax_error_anywhere_keeps_the_whole_query_from_running(talk: Conver
 def test_an_error_is_reported_with_all_it_knows_and_rolled_back(talk: Conversation) -> None:
     (error,) = client.errors(talk.run(client.query("CALL fails()")))
     assert error == {"S": "ERROR", "V": "ERROR", "C": "23505", "M": "refused", "D": "why"}
-    assert (talk.session.in_transaction, talk.session.rollbacks) == (False, 1)
+    assert (talk.session.in_transaction, talk.session.failures, talk.session.rollbacks) == (False, 1, 1)
 
 
 def test_an_error_of_a_workload_is_known_by_its_sqlstate_alone(talk: Conversation) -> None:
@@ -200,7 +200,7 @@ def test_what_is_not_an_error_of_the_statement_passes_through_and_heals_nothing(
 ) -> None:
     with pytest.raises(error):
         talk.run(client.query(f"CALL {call}()"))
-    assert (talk.session.in_transaction, talk.session.rollbacks) == (True, 0)
+    assert (talk.session.in_transaction, talk.session.failures, talk.session.rollbacks) == (True, 0, 0)
 
 
 # -- the end of a conversation

@@ -45,7 +45,9 @@ def log():
     log.world.close()
 
 
-def record(prev: int, *, incarnation: int = 1, rmgr: int = Rmgr.HEAP, info: int = 0, body: bytes = b"\x09" * 32) -> bytes:
+def record(
+    prev: int, *, incarnation: int = 1, rmgr: int = Rmgr.HEAP, info: int = 0, body: bytes = b"\x09" * 32
+) -> bytes:
     return encode_record(prev, incarnation, rmgr, info, 7, body)
 
 

@@ -8,15 +8,19 @@ One page at a time. A change of two pages is two records: an update that finds n
 old version (a logged lock, so that nobody else changes it), then puts the new version on another page, then links
 the old one to it. A crash in between leaves a version of a transaction that never committed.
 
-Row locks are xmax with a flag, and are logged although no lock survives a crash: the lock must not vanish when the
-page leaves its buffer, so the page has to be dirty, and a page that is dirtied without a record has no image in the
-WAL to mend a torn write. Redo repeats it like any change; the locker is not running any more, so it locks nothing.
+Row locks are xmax with a flag. No lock survives a crash: its holder does not run any more. But the lock must not
+vanish when the page leaves its buffer, so the page has to be dirty, and then a torn write of it must be mended by an
+image in the WAL. So a lock is logged only if the page has had no record since the redo point (`_lock_version`). An
+unlogged lock can leave the number of a transaction on disk that the log never names, and a later transaction may be
+given that number: until it ends, it seems to hold the lock, and somebody may wait in vain for a moment. Visibility
+never asks who locks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from mmap import mmap
 from struct import Struct
 
 from supervisor.config import Settings
@@ -84,6 +88,7 @@ MOVED = Struct("<HIH")
 HOT = Struct("<HH")
 """HOT_UPDATE: byte offset of the old version, line of the new one; then the new version."""
 
+_UNUSED_LINE = bytes(pages.LINE_BYTES)
 _header = HEADER.unpack_from
 _put_end = Struct("<IIHH").pack_into
 
@@ -183,7 +188,7 @@ class Heap:
             pool.mark_dirty(buffer)
             if pages.kind(mm, page) == pages.KIND_NEW:
                 pages.init(mm, page, pages.KIND_HEAP)
-            line = pages.add_item(mm, page, item)
+            line = pages.add_item(mm, page, item, _free_line(mm, page))
             note_prunable(self._q, page, xid)
             self._host.point(Point.HEAP_INSERT_UNDER_LOCK)
             self._log(HeapInfo.INSERT, xid, relation, block, page, INSERT.pack(line) + item)
@@ -199,12 +204,7 @@ class Heap:
         result, buffer, page, at, length, _ = self._begin_change(relation, tid, snapshot, xid, has_key, key)
         if result:
             return result, b""
-        _, xmax, _, _, flags = _header(mm, at)
-        if xmax != xid:
-            with CRITICAL:
-                pool.mark_dirty(buffer)
-                _put_end(mm, at + XMAX_AT, xid, 0, 0, flags & ~XMAX_BITS | LOCK_ONLY)
-                self._log(HeapInfo.LOCK, xid, relation, tid >> 16, page, AT.pack(at - page))
+        self._lock_version(relation, tid >> 16, buffer, page, at, xid)
         body = mm[at + HEADER_BYTES : at + length]
         pool.unlock(buffer)
         return DONE, body
@@ -248,7 +248,9 @@ class Heap:
                 at = page + pages.item(mm, page, line)[1]
                 break
             if not unknown:
-                self._lock_for_move(relation, tid >> 16, buffer, page, line, xid)
+                at = page + pages.item(mm, page, line)[1]
+                self._lock_version(relation, tid >> 16, buffer, page, at, xid)
+                pool.unlock(buffer)
                 return NO_ROOM
             pool.unlock(buffer)
             for asked in unknown:
@@ -257,7 +259,7 @@ class Heap:
         item = HEADER.pack(xid, 0, 0, 0, HEAP_ONLY) + body
         with CRITICAL:
             pool.mark_dirty(buffer)
-            new_line = pages.add_item(mm, page, item)
+            new_line = pages.add_item(mm, page, item, _free_line(mm, page))
             _put_end(mm, at + XMAX_AT, xid, tid >> 16, new_line, flags & ~XMAX_BITS | HOT_UPDATED)
             note_prunable(self._q, page, xid)
             self._host.point(Point.HEAP_UPDATE_UNDER_LOCK)
@@ -328,16 +330,18 @@ class Heap:
                 return DONE
         return CHANGED
 
-    def _lock_for_move(self, relation: int, block: int, buffer: int, page: int, line: int, xid: int) -> None:
-        mm, pool = self._mm, self._pool
-        at = page + pages.item(mm, page, line)[1]
+    def _lock_version(self, relation: int, block: int, buffer: int, page: int, at: int, xid: int) -> None:
+        mm = self._mm
         _, xmax, _, _, flags = _header(mm, at)
-        if xmax != xid:
-            with CRITICAL:
-                pool.mark_dirty(buffer)
-                _put_end(mm, at + XMAX_AT, xid, 0, 0, flags & ~XMAX_BITS | LOCK_ONLY)
+        if xmax == xid:
+            return
+        with CRITICAL:
+            # First the mark, then the look at the redo pointer: a checkpoint that publishes its redo point after
+            # the look finds the page dirty and writes it; one that did before makes the lock a logged change.
+            self._pool.mark_dirty(buffer)
+            _put_end(mm, at + XMAX_AT, xid, 0, 0, flags & ~XMAX_BITS | LOCK_ONLY)
+            if self._q[page // 8] <= self._wal.redo_pointer():
                 self._log(HeapInfo.LOCK, xid, relation, block, page, AT.pack(at - page))
-        pool.unlock(buffer)
 
     def _log(self, info: int, xid: int, relation: int, block: int, page: int, data: bytes) -> None:
         _, end = self._wal.insert(Rmgr.HEAP, info, xid, b"", (PageRef(relation, block, page, data),))
@@ -489,6 +493,16 @@ class Heap:
             pool.unlock(buffer)
             for xid in plan.unknown:
                 self._clog.committed(xid)
+
+
+def _free_line(mm: mmap, page: int) -> int:
+    """The first unused line, or the one after the last: a search of the raw bytes, for an unused line is four zeros."""
+    start = page + pages.HEADER_BYTES
+    end = start + pages.LINE_BYTES * pages.line_count(mm, page)
+    at = mm.find(_UNUSED_LINE, start, end)
+    while at >= 0 and (at - start) % pages.LINE_BYTES:
+        at = mm.find(_UNUSED_LINE, at + 1, end)
+    return ((at if at >= 0 else end) - start) // pages.LINE_BYTES + 1
 
 
 def note_prunable(q: memoryview, page: int, xid: int) -> None:

@@ -128,7 +128,8 @@ def state(mm: mmap, at: int, horizon: int, is_running: IsRunning, known: Known) 
     if flags & XMIN_INVALID:
         return DEAD
     if not flags & XMIN_COMMITTED:
-        if is_running(xmin):
+        # What is known is over; only of the others must be asked whether they run.
+        if known(xmin) is None and is_running(xmin):
             return LIVE
         if not did_commit(xmin, known):
             set_hint(mm, at, XMIN_INVALID)
@@ -138,7 +139,7 @@ def state(mm: mmap, at: int, horizon: int, is_running: IsRunning, known: Known) 
     if not xmax or flags & (LOCK_ONLY | XMAX_INVALID):
         return LIVE
     if not flags & XMAX_COMMITTED:
-        if is_running(xmax):
+        if known(xmax) is None and is_running(xmax):
             return LIVE
         if not did_commit(xmax, known):
             set_hint(mm, at, XMAX_INVALID)

@@ -107,7 +107,7 @@ class PosixDisk:
         self._point(Point.DISK_LIST)
         directory = self._open_directory(path)
         try:
-            return sorted(os.listdir(directory))  # noqa: PTH208 (a descriptor has no Path)
+            return sorted(os.listdir(directory))
         finally:
             os.close(directory)
 

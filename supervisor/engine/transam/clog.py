@@ -83,10 +83,14 @@ class CommitLog:
         known = self._known.get(xid)
         if known is None:
             known = self.status(xid) is Status.COMMITTED
-            if len(self._known) >= _CACHE_LIMIT:
-                self._known.clear()
-            self._known[xid] = known
+            self.remember(xid, known)
         return known
+
+    def remember(self, xid: int, committed: bool) -> None:
+        """Note the end of the own transaction, which is over for everybody."""
+        if len(self._known) >= _CACHE_LIMIT:
+            self._known.clear()
+        self._known[xid] = committed
 
     def status(self, xid: int) -> Status:
         """The two bits as they are now."""

@@ -57,6 +57,7 @@ class Transaction:
         point(Point.COMMIT_BEFORE_VISIBLE)
         self.xid = 0
         self._running.finish(xid)
+        self._clog.remember(xid, True)
         point(Point.COMMIT_AFTER_VISIBLE)
 
     def abort(self) -> None:
