@@ -105,7 +105,8 @@ class Worker:
 
     def send(self, statement: bytes) -> None:
         """Send a statement without waiting for its end."""
-        self.ended = None
+        # An answer's SQLSTATE must not be taken for the next one's: a lost connection has none.
+        self.ended, self.message, self.sqlstate = None, "", None
         try:
             self._connection.send_query(statement)
             self._connection.flush()

@@ -6,14 +6,16 @@ unknown name, a bad unit or a value out of range is refused with file, line and 
 name's table row; `show` prints them as PostgreSQL's SHOW does.
 
 `Settings` is frozen: a process never changes its own. Where our default differs from PostgreSQL's,
-the row says why.
+the row says why. `python -m supervisor.config` prints the table that docs/guide.md holds.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from enum import Enum
 
 from supervisor.errors import CONFIG_FILE_ERROR, StartupError
@@ -35,6 +37,7 @@ class Unit(Enum):
 
 _MEMORY_BYTES = {"B": 1, "kB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}
 _TIME_US = {"us": 1, "ms": 1000, "s": 1_000_000, "min": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+_NO_UNITS: Mapping[str, int] = {}
 _STEP = {
     Unit.BYTES: 1,
     Unit.BLOCKS: BLOCK_BYTES,
@@ -47,7 +50,8 @@ _STEP = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting. Numbers are in `unit`; memory becomes bytes in `Settings`."""
+    """One setting. Numbers are in `unit`; memory becomes bytes in `Settings`. A text has at most `maximum` bytes,
+    unless that is 0."""
 
     name: str
     kind: type
@@ -111,10 +115,20 @@ TABLE: tuple[Row, ...] = (
     ),
     Row("shared_preload_libraries", tuple, (), meaning="workload modules whose procedures CALL offers"),
     Row("log_min_messages", str, "warning", choices=LEVELS, meaning="least level in the server log"),
-    Row("crashbed.run_name", str, "local", meaning="part of the shared memory's name"),
+    # The kernel takes 249 bytes for the name of a memfd.
+    Row("crashbed.run_name", str, "local", maximum=64, meaning="part of the shared memory's name"),
     Row("crashbed.journal", str, "", meaning="the event journal's file"),
     Row("crashbed.history_directory", str, "", meaning="where procedures write their history"),
     Row("crashbed.points_map", str, "", meaning="the run's map of armed points and coverage"),
+    Row(
+        "crashbed.lock_file_check_interval",
+        int,
+        60_000,
+        Unit.MILLISECONDS,
+        10,
+        3_600_000,
+        meaning="time between looks whether postmaster.pid is still there",
+    ),
 )
 
 
@@ -148,6 +162,7 @@ class Settings:
     journal: str = ""
     history_directory: str = ""
     points_map: str = ""
+    lock_file_check_interval: int = 60_000
 
     @property
     def n_buffers(self) -> int:
@@ -193,14 +208,20 @@ def _largest_unit(amount: int, units: Mapping[str, int]) -> str:
 
 
 class SettingError(ValueError):
-    """One value was refused; the message names the setting, the value and what is allowed."""
+    """One value was refused; the message names the setting, the value and what is allowed, the hint what helps."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def parse_value(name: str, text: str) -> object:
     """The value of a setting as `Settings` holds it; raises SettingError."""
     row = _ROWS.get(name)
     if row is None:
-        raise SettingError(f'unrecognized configuration parameter "{name}"')
+        near = get_close_matches(name, _ROWS, 1)
+        hint = f'Did you mean "{near[0]}"?' if near else "All settings are listed by: python -m supervisor.config"
+        raise SettingError(f'unrecognized configuration parameter "{name}"', hint=hint)
     if row.kind is bool:
         return _parse_bool(row, text)
     if row.kind is int or row.kind is float:
@@ -208,54 +229,69 @@ def parse_value(name: str, text: str) -> object:
     if row.kind is tuple:
         return tuple(part for part in re.split(r"[,\s]+", text) if part)
     if row.choices and text.lower() not in row.choices:
-        raise SettingError(f'invalid value for parameter "{name}": "{text}" (available: {", ".join(row.choices)})')
+        raise SettingError(
+            f'invalid value for parameter "{row.name}": "{text}"', hint=f"Available values: {', '.join(row.choices)}."
+        )
+    if row.maximum and len(text.encode(errors="surrogateescape")) > row.maximum:
+        raise SettingError(f'value of parameter "{row.name}" is longer than {row.maximum:.0f} bytes: "{text}"')
     return text.lower() if row.choices else text
 
 
 def _parse_bool(row: Row, text: str) -> bool:
+    """Whole words and their unambiguous beginnings (`parse_bool`)."""
     word = text.lower()
-    for value, spellings in ((True, ("on", "true", "yes", "1")), (False, ("off", "false", "no", "0"))):
-        if word in spellings:
+    for value, spellings in ((True, ("true", "yes", "on", "1")), (False, ("false", "no", "off", "0"))):
+        if word and word != "o" and any(spelling.startswith(word) for spelling in spellings):
             return value
-    raise SettingError(f'parameter "{row.name}" requires a Boolean value, not "{text}" (on or off)')
+    raise SettingError(f'parameter "{row.name}" requires a Boolean value, not "{text}"', hint="Write on or off.")
 
 
 def _parse_number(row: Row, text: str) -> int | float:
-    match = re.fullmatch(r"\s*([+-]?\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*([+-]?[0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", text)
     if match is None:
-        raise SettingError(f'invalid value for parameter "{row.name}": "{text}" (a number is needed)')
+        raise SettingError(f'invalid value for parameter "{row.name}": "{text}"', hint=_expected(row))
     number = float(match[1])
     if row.kind is int and "." in match[1] and not match[2]:
-        raise SettingError(f'invalid value for parameter "{row.name}": "{text}" (a whole number is needed)')
+        raise SettingError(
+            f'invalid value for parameter "{row.name}": "{text}" (a whole number is needed)', hint=_expected(row)
+        )
     if match[2]:
         number = _in_unit(row, number, match[2], text)
+    if row.kind is int:
+        number = round(number)
     if not row.minimum <= number <= row.maximum:
-        suffix = f" {row.unit.value}" if row.unit is not Unit.NONE else ""
+        unit = f" {row.unit.value}" if row.unit is not Unit.NONE else ""
         raise SettingError(
-            f'{number:g}{suffix} is outside the valid range for parameter "{row.name}" '
-            f"({row.minimum:g}{suffix} .. {row.maximum:g}{suffix})"
+            f'{_plain(number)}{unit} is outside the valid range for parameter "{row.name}" '
+            f"({_plain(row.minimum)}{unit} .. {_plain(row.maximum)}{unit})"
         )
-    if row.kind is float:
-        return number
-    memory = row.unit in (Unit.BYTES, Unit.BLOCKS, Unit.MEGABYTES)
-    return round(number) * (_STEP[row.unit] if memory else 1)
+    return number * _STEP[row.unit] if _units(row) is _MEMORY_BYTES else number
+
+
+def _plain(number: float) -> str:
+    """Without an exponent: 1073741823 and not 1.07374e+09."""
+    return str(int(number)) if number == int(number) else f"{number:g}"
+
+
+def _units(row: Row) -> Mapping[str, int]:
+    if row.unit in (Unit.BYTES, Unit.BLOCKS, Unit.MEGABYTES):
+        return _MEMORY_BYTES
+    return _NO_UNITS if row.unit is Unit.NONE else _TIME_US
+
+
+def _expected(row: Row) -> str:
+    units = ", ".join(f'"{unit}"' for unit in _units(row))
+    return f"Valid units for this parameter are {units}." if units else "This parameter is a number without a unit."
 
 
 def _in_unit(row: Row, number: float, unit: str, text: str) -> float:
-    units = (
-        _MEMORY_BYTES
-        if row.unit in (Unit.BYTES, Unit.BLOCKS, Unit.MEGABYTES)
-        else _TIME_US
-        if row.unit is not Unit.NONE
-        else {}
-    )
+    units = _units(row)
     if unit not in units:
-        allowed = f"valid units are {', '.join(units)}" if units else "it takes no unit"
-        raise SettingError(f'invalid value for parameter "{row.name}": "{text}" ({allowed})')
+        raise SettingError(f'invalid value for parameter "{row.name}": "{text}"', hint=_expected(row))
     return number * units[unit] / _STEP[row.unit]
 
 
-_LINE = re.compile(r"\s*(?P<name>[A-Za-z_][\w.]*)\s*(?:=|\s)\s*(?P<value>'(?:[^']|'')*'|[^\s#']+)\s*(?:#.*)?$")
+_LINE = re.compile(r"\s*(?P<name>[A-Za-z_][\w.]*)\s*(?:=|\s)\s*(?P<value>'(?:[^']|'')*'|[^\s#'=][^\s#']*)\s*(?:#.*)?")
 
 
 def parse_file(text: str, path: str) -> dict[str, object]:
@@ -264,16 +300,19 @@ def parse_file(text: str, path: str) -> dict[str, object]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        match = _LINE.match(line)
+        match = _LINE.fullmatch(line)
         if match is None:
-            raise _refused(f'syntax error in file "{path}" line {number}: {line.strip()}')
+            raise _refused(
+                f'syntax error in file "{path}" line {number}: {line.strip()}',
+                hint="Write name = value, with quotes around a value that has spaces or is empty.",
+            )
         value = match["value"]
         if value.startswith("'"):
             value = value[1:-1].replace("''", "'")
         try:
             found[match["name"].lower()] = parse_value(match["name"].lower(), value)
         except SettingError as error:
-            raise _refused(f'{error} in file "{path}" line {number}') from error
+            raise _refused(f'{error} in file "{path}" line {number}', hint=error.hint) from error
     return found
 
 
@@ -288,7 +327,7 @@ def parse_options(options: list[str]) -> dict[str, object]:
         try:
             found[name] = parse_value(name, value.strip())
         except SettingError as error:
-            raise _refused(f"{error} in option -c {option}") from error
+            raise _refused(f"{error} in option -c {option}", hint=error.hint) from error
     return found
 
 
@@ -300,7 +339,11 @@ def make_settings(values: Mapping[str, object]) -> Settings:
     """Settings from checked values; checks what concerns several at once."""
     settings = Settings(**{_attribute(name): value for name, value in values.items()})  # type: ignore[arg-type]
     if settings.min_wal_size > settings.max_wal_size:
-        raise _refused('"min_wal_size" must be at most "max_wal_size"')
+        raise _refused(
+            f'"min_wal_size" ({settings.show("min_wal_size")}) must be at most "max_wal_size" '
+            f"({settings.show('max_wal_size')})",
+            hint="Raise max_wal_size or lower min_wal_size.",
+        )
     return settings
 
 
@@ -318,6 +361,34 @@ def sample_file() -> str:
     return "\n".join(lines) + "\n"
 
 
+def settings_table() -> str:
+    """All settings as a Markdown table: name, default, range or values, meaning."""
+    defaults = Settings()
+    lines = ["| setting | default | range | meaning |", "|---|---|---|---|"]
+    for row in TABLE:
+        value = defaults.show(row.name)
+        lines.append(f"| `{row.name}` | {f'`{value}`' if value else ''} | {_range(row)} | {row.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _range(row: Row) -> str:
+    if row.choices:
+        return ", ".join(row.choices)
+    if row.kind is bool:
+        return "on, off"
+    if row.kind is tuple:
+        return "names, separated by commas"
+    if row.kind is str:
+        return f"at most {row.maximum:.0f} bytes" if row.maximum else "text"
+    ends = (row.minimum, row.maximum)
+    units = _units(row)
+    return " to ".join(_largest_unit(int(end * _STEP[row.unit]), units) if units else _plain(end) for end in ends)
+
+
 _FIELDS = {field.name for field in fields(Settings)}
 if {_attribute(row.name) for row in TABLE} != _FIELDS:
     raise AssertionError("config.TABLE and config.Settings name different settings")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_table())

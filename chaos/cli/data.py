@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from supervisor.engine.disk.posix import PosixDisk
-from supervisor.engine.engine import dump_wal
 from supervisor.engine.recovery.control import controldata_text, read_control
+from supervisor.engine.recovery.waldump import dump_wal
 from supervisor.errors import StartupError
 from supervisor.host import SoloHost
 from supervisor.points import Point

@@ -8,13 +8,10 @@ own handlers stand. It never decides what to launch: the state machine does.
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import signal
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from supervisor.errors import StartupError
 from supervisor.processes import backend, bgwriter, checkpointer, dead_end, startup, walwriter
 from supervisor.processes.child import Birth, Main, run
 from supervisor.roles import Role
@@ -27,24 +24,6 @@ MAIN: Mapping[Role, Main] = {
     Role.BACKEND: backend.main,
     Role.DEAD_END: dead_end.main,
 }
-
-
-def load_procedures(modules: Iterable[str]) -> dict[str, Any]:
-    """Import the preloaded modules and gather what they offer to CALL; raises StartupError."""
-    procedures: dict[str, Any] = {}
-    for name in modules:
-        try:
-            offered = importlib.import_module(name).PROCEDURES
-        except (ImportError, AttributeError) as error:
-            raise StartupError(
-                f'could not load "{name}" of "shared_preload_libraries": {error}',
-                hint="Name importable Python modules that have PROCEDURES, for instance workloads.bank.",
-            ) from error
-        for procedure in offered:
-            if procedure.name in procedures:
-                raise StartupError(f'procedure "{procedure.name}" is offered twice; once by "{name}"')
-            procedures[procedure.name] = procedure
-    return procedures
 
 
 def prepare() -> None:

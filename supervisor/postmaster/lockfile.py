@@ -3,19 +3,27 @@
 Eight lines: pid, data directory, start time, port, socket directory, listen address, shared memory
 (here the generation's inode and number), status in exactly eight characters. pg_ctl, pg_isready's
 users and monitoring read them, so the format is PostgreSQL's to the byte.
+
+A lock file is a note to people and tools and the first of two interlocks; the second, which no `rm` undoes, is
+`data_directory.interlock`. So a postmaster that runs already is never stopped by trouble with its notes: what
+cannot be rewritten or read is logged and left. It never removes a file that another process has put there.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from supervisor.errors import LOCK_FILE_EXISTS, StartupError
+from supervisor.log import Level, ServerLog
 
 NAME = "postmaster.pid"
 _TRIES = 100
+_MODE = 0o600
+_PID_MAX = 2**22  # the kernel's own limit (PID_MAX_LIMIT)
 
 
 class Status(StrEnum):
@@ -53,7 +61,7 @@ class Contents:
             f"{inode:9d} {generation:9d}",
             self.status,
         )
-        return ("\n".join(lines) + "\n").encode()
+        return os.fsencode("\n".join(lines) + "\n")
 
 
 class LockFile:
@@ -63,83 +71,141 @@ class LockFile:
         self.path = path
         self.contents = contents
 
-    def rewrite(self, contents: Contents) -> None:
-        """Replace what it says, with one write in place."""
+    def rewrite(self, contents: Contents, log: ServerLog) -> None:
+        """Replace what it says, with one write in place; trouble is logged (`AddToDataDirLockFile`)."""
         self.contents = contents
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        data = contents.encode()
         try:
-            data = contents.encode()
-            os.write(descriptor, data)
-            os.ftruncate(descriptor, len(data))
-        finally:
-            os.close(descriptor)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, data)
+                os.ftruncate(descriptor, len(data))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            log.log(Level.LOG, f'could not write file "{self.path.name}": {error.strerror}')
 
-    def still_ours(self) -> bool:
-        """Whether the file is there and names this process (`RecheckDataDirLockFile`)."""
+    def still_ours(self, log: ServerLog) -> bool:
+        """Whether the file is there and names this process (`RecheckDataDirLockFile`).
+
+        A file that is there and cannot be read counts as ours: it is no proof of anything.
+        """
         try:
-            return read_pid(self.path.read_text(), self.path) == os.getpid()
-        except (FileNotFoundError, NotADirectoryError, StartupError):
+            first = self.path.read_bytes().split(b"\n", 1)[0].strip()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            log.log(Level.LOG, f'could not open file "{self.path.name}": {error.strerror}')
             return False
+        except OSError as error:
+            log.log(Level.LOG, f'could not open file "{self.path.name}": {error.strerror}; continuing anyway')
+            return True
+        if first == str(os.getpid()).encode():
+            return True
+        shown = first[:40].decode(errors="replace")
+        log.log(Level.LOG, f'lock file "{self.path.name}" contains wrong PID: "{shown}" instead of {os.getpid()}')
+        return False
 
     def remove(self) -> None:
-        """Remove it; gone already is fine."""
-        self.path.unlink(missing_ok=True)
+        """Remove it if it still is the one that this process made; gone already is fine."""
+        try:
+            first = self.path.read_bytes().split(b"\n", 1)[0].strip()
+            if first == str(self.contents.pid).encode():
+                self.path.unlink()
+        except OSError:
+            pass  # It was removed or cannot be: there is nothing more that an exiting process could do.
 
 
-def read_pid(text: str, path: Path) -> int:
-    """Line 1; raises StartupError for an empty file or one that does not begin with a pid."""
-    if not text:
+def in_directory(directory: Path) -> str:
+    """The `use` of a data directory's lock file."""
+    return f'running in data directory "{directory}"'
+
+
+def with_socket(path: Path) -> str:
+    """The `use` of a socket's lock file."""
+    return f'using socket file "{path}"'
+
+
+def read_pid(data: bytes, path: Path) -> int:
+    """Line 1, negative for a single-user server; raises StartupError F0001 for an empty file or another beginning."""
+    if not data:
         raise StartupError(
             f'lock file "{path.name}" is empty',
             hint="Either another server is starting, or the lock file is the remnant of a previous server startup crash.",
             sqlstate=LOCK_FILE_EXISTS,
         )
-    first = text.split("\n", 1)[0].strip()
-    if not first.lstrip("-").isdigit() or int(first) == 0:
-        raise StartupError(f'bogus data in lock file "{path.name}": "{first[:40]}"', sqlstate=LOCK_FILE_EXISTS)
-    return abs(int(first))
+    first = data.split(b"\n", 1)[0].strip()
+    if re.fullmatch(rb"-?[0-9]{1,9}", first) is None or not 0 < abs(int(first)) <= _PID_MAX:
+        shown = first[:40].decode(errors="replace")
+        raise StartupError(
+            f'bogus data in lock file "{path.name}": "{shown}"',
+            hint=f'Look who uses "{path}"; if nobody does, remove it.',
+            sqlstate=LOCK_FILE_EXISTS,
+        )
+    return int(first)
 
 
-def refuse_if_live(path: Path, *, directory: Path) -> None:
-    """Raise StartupError F0001 if a lock file names a living process; a missing or stale one is left alone."""
+def refuse_if_live(path: Path, use: str) -> None:
+    """Raise StartupError F0001 if a lock file names a living process; a missing or stale one is left alone.
+
+    `use` ends the hint's question: what that process would be doing.
+    """
     try:
-        other = read_pid(path.read_text(), path)
+        other = read_pid(path.read_bytes(), path)
     except FileNotFoundError:
         return
-    if _alive(other):
+    except OSError as error:
+        raise _failed("read", path, error) from error
+    if _alive(abs(other)):
+        program = "postmaster" if other > 0 else "postgres"
         raise StartupError(
             f'lock file "{path.name}" already exists',
-            hint=f'Is another postmaster (PID {other}) running in data directory "{directory}"?',
+            hint=f"Is another {program} (PID {abs(other)}) {use}?",
             sqlstate=LOCK_FILE_EXISTS,
         )
 
 
-def create(path: Path, contents: Contents, *, directory: Path) -> LockFile:
-    """Create a lock file, replacing one whose process is gone; raises StartupError F0001 otherwise.
+def create(path: Path, contents: Contents, use: str) -> LockFile:
+    """Create a lock file, replacing one whose process is gone; raises StartupError, F0001 if it is not.
 
     Our own pid, our parent's and $PG_GRANDPARENT_PID count as gone: after a reboot, or in a container,
     another process had the number. EPERM does too: another user's process cannot be our postmaster.
     """
     for _ in range(_TRIES):
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         except FileExistsError:
-            refuse_if_live(path, directory=directory)
-            path.unlink(missing_ok=True)
+            refuse_if_live(path, use)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise _failed("remove old", path, error) from error
             continue
+        except OSError as error:
+            raise _failed("create", path, error) from error
         try:
             os.write(descriptor, contents.encode())
             os.fsync(descriptor)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise _failed("write", path, error) from error
         finally:
             os.close(descriptor)
         return LockFile(path, contents)
-    raise StartupError(f'could not create lock file "{path.name}": it comes back each time it is removed')
+    raise StartupError(
+        f'could not create lock file "{path.name}": it comes back each time it is removed',
+        hint=f'Something else makes "{path}" again and again; end it.',
+    )
+
+
+def _failed(what: str, path: Path, error: OSError) -> StartupError:
+    return StartupError(
+        f'could not {what} lock file "{path.name}": {error.strerror}',
+        hint=f'The server must be able to make, read and remove files in "{path.parent}".',
+    )
 
 
 def _alive(pid: int) -> bool:
     grandparent = os.environ.get("PG_GRANDPARENT_PID", "")
-    ours = {os.getpid(), os.getppid(), int(grandparent) if grandparent.isdigit() else 0}
-    if pid in ours:
+    if pid in (os.getpid(), os.getppid()) or str(pid) == grandparent:
         return False
     try:
         os.kill(pid, 0)

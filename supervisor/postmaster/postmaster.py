@@ -39,9 +39,9 @@ from supervisor.roles import Role
 from supervisor.shmem import activity, pmsignal
 from supervisor.shmem.region import Region
 
-LOCK_FILE_CHECK_S = 60
 TOUCH_SOCKETS_S = 58 * 60
 RETRY_FORK_S = 1
+ACCEPT_RETRY_MS = 100
 _MESSAGES = {
     pmsignal.Message.RECOVERY_STARTED: ev.PmSignalKind.RECOVERY_STARTED,
     pmsignal.Message.RECOVERY_CONSISTENT: ev.PmSignalKind.RECOVERY_CONSISTENT,
@@ -111,7 +111,8 @@ class Postmaster:
         """Serve until the state machine says exit; returns the exit status."""
         self._install_handlers()
         self._tell(ev.Initialised())
-        next_lock_check = time.monotonic() + LOCK_FILE_CHECK_S
+        lock_check_s = self._settings.lock_file_check_interval / 1000
+        next_lock_check = time.monotonic() + lock_check_s
         next_touch = time.monotonic() + TOUCH_SOCKETS_S
         while self._exit_code is None:
             listening = self._equipment.listening.socket.fileno()
@@ -125,7 +126,7 @@ class Postmaster:
             now = time.monotonic()
             if now >= next_lock_check:
                 next_lock_check = now + LOCK_FILE_CHECK_S
-                if not self._equipment.lock_file.still_ours():
+                if not self._equipment.lock_file.still_ours(self._log):
                     self._tell(ev.LockFileInvalid())
             if now >= next_touch:
                 next_touch = now + TOUCH_SOCKETS_S
@@ -138,7 +139,7 @@ class Postmaster:
         if self._stopwatch_ns is not None:
             left_ns = self._stopwatch_ns + SIGKILL_CHILDREN_AFTER_S * 1_000_000_000 - time.monotonic_ns()
             return max(0, left_ns // 1_000_000 + 1)
-        return (RETRY_FORK_S if self._fork_failed else LOCK_FILE_CHECK_S) * 1000
+        return RETRY_FORK_S * 1000 if self._fork_failed else self._settings.lock_file_check_interval
 
     def _install_handlers(self) -> None:
         """Every handler only sets a flag; the C-level one has already written to the wakeup descriptor."""
@@ -204,7 +205,13 @@ class Postmaster:
         self._tell(ev.ChildExited(child.role, ev.classify(status), clean))
 
     def _accept(self) -> None:
-        connection = self._equipment.listening.accept()
+        try:
+            connection = self._equipment.listening.accept()
+        except OSError as error:
+            # Out of descriptors or memory. It stays in the queue, so without a pause this would be a busy loop.
+            self._log.log(Level.LOG, f"could not accept new connection: {error.strerror}")
+            self._host.wait(None, ACCEPT_RETRY_MS)
+            return
         if connection is None:
             return
         answer = connection_answer(self._state)
@@ -299,7 +306,7 @@ class Postmaster:
         self._activity = activity.Activity(self._region, settings)
         lock_file = self._equipment.lock_file
         shared_memory = (self._region.inode, self._generation)
-        lock_file.rewrite(replace(lock_file.contents, shared_memory=shared_memory))
+        lock_file.rewrite(replace(lock_file.contents, shared_memory=shared_memory), self._log)
         self._journal.emit("memory", gen=self._generation, ino=self._region.inode)
 
     def _reinitialize(self) -> None:
@@ -341,7 +348,7 @@ class Postmaster:
                 self._log_exit(Level[level], name)
             case act.PidFileStatus(status):
                 lock_file = self._equipment.lock_file
-                lock_file.rewrite(replace(lock_file.contents, status=Status(status.value)))
+                lock_file.rewrite(replace(lock_file.contents, status=Status(status.value)), self._log)
             case act.ArmStopwatch():
                 self._stopwatch_ns = time.monotonic_ns()
             case act.DisarmStopwatch():

@@ -1,4 +1,8 @@
-"""The listening sockets: made at start, taken out of the wait set during a drain, removed at exit."""
+"""The listening sockets: made at start, taken out of the wait set during a drain, removed at exit.
+
+Removing them touches only what this process made: a socket that lies in a shared directory may have been swept away
+and be another server's by now.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ class ListeningSocket:
                 hint="Create it, or set unix_socket_directories to one that exists.",
             )
         self._lock = lockfile.create(
-            self.path.with_name(self.path.name + ".lock"), contents, directory=Path(contents.data_directory)
+            self.path.with_name(self.path.name + ".lock"), contents, lockfile.with_socket(self.path)
         )
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -43,15 +47,20 @@ class ListeningSocket:
                 self.path.unlink()  # its lock file's process is gone, so it is a leftover
             self.socket.bind(str(self.path))
             self.path.chmod(0o777)
+            self._identity = self._look()
             self.socket.setblocking(False)
             self.socket.listen(backlog)
         except OSError as error:
             self.socket.close()
             self._lock.remove()
-            raise StartupError(f'could not bind Unix-domain socket "{self.path}": {error.strerror}') from error
+            raise StartupError(
+                f'could not bind Unix-domain socket "{self.path}": {error.strerror}',
+                hint=f"Is another postmaster already running on port {contents.port}? "
+                f'If not, remove socket file "{self.path}" and retry.',
+            ) from error
 
     def accept(self) -> socket.socket | None:
-        """One waiting connection, or None when there is none after all."""
+        """One waiting connection, or None when there is none after all; OSError when the kernel has no room."""
         try:
             connection, _ = self.socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -60,12 +69,23 @@ class ListeningSocket:
         return connection
 
     def touch(self) -> None:
-        """Keep tidy-up jobs from taking the files for old ones."""
+        """Keep tidy-up jobs from taking the files for old ones; one that is gone already is left."""
         for path in (self.path, self._lock.path):
-            os.utime(path)
+            try:
+                os.utime(path)
+            except OSError:
+                pass  # As PostgreSQL: who removes the socket of a running server sees that it is gone.
 
     def remove(self) -> None:
-        """Stop listening and remove socket and lock file."""
+        """Stop listening and remove socket and lock file, as far as they still are this process's."""
         self.socket.close()
-        self.path.unlink(missing_ok=True)
+        if self._look() == self._identity:
+            self.path.unlink(missing_ok=True)
         self._lock.remove()
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.lstat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino

@@ -27,6 +27,7 @@ from supervisor.postmaster.sockets import ListeningSocket
 from supervisor.processes.child import set_parent_death_signal, set_process_name
 from supervisor.roles import Role
 from supervisor.shmem import lwlock
+from supervisor.sql.procedures import preload
 
 CONFIG_FILE = "postgresql.conf"
 
@@ -35,11 +36,15 @@ def read_settings(directory: Path, options: list[str]) -> Settings:
     """postgresql.conf, then the options, which win; raises StartupError."""
     path = directory / CONFIG_FILE
     try:
-        values = parse_file(path.read_text(), str(path))
+        values = parse_file(path.read_text(errors="surrogateescape"), str(path))
     except FileNotFoundError:
         values = {}
     except OSError as error:
-        raise StartupError(f'could not read "{path}": {error.strerror}', exit_code=2) from error
+        raise StartupError(
+            f'could not read "{path}": {error.strerror}',
+            hint="It must be a file that the server's user can read; without one, all settings have their defaults.",
+            exit_code=2,
+        ) from error
     return make_settings(values | parse_options(options))
 
 
@@ -49,7 +54,10 @@ def start_postmaster(directory: Path, options: list[str], *, die_with: int | Non
     if die_with is not None:
         set_parent_death_signal(signal.SIGQUIT)
         if os.getppid() != die_with:
-            raise StartupError(f"--die-with {die_with}: that process is not this one's parent, or is gone already")
+            raise StartupError(
+                f"--die-with {die_with}: that process is not this one's parent, or is gone already",
+                hint="Give the pid of the process that starts the server.",
+            )
     directory = directory.absolute()
     data_directory.check(directory)
     settings = read_settings(directory, options)
@@ -58,36 +66,49 @@ def start_postmaster(directory: Path, options: list[str], *, die_with: int | Non
     log = ServerLog(minimum=Level[settings.log_min_messages.upper()])
     lwlock.check_platform()
 
+    pid_file = directory / lockfile.NAME
     contents = lockfile.Contents(
         pid=os.getpid(),
         data_directory=str(directory),
         start_time_s=int(time.time()),
         port=settings.port,
-        socket_directory=settings.unix_socket_directories or str(directory),
+        socket_directory=str(directory / settings.unix_socket_directories),
     )
-    pid_file = directory / lockfile.NAME
-    lockfile.refuse_if_live(pid_file, directory=directory)
+    # Looked at first, so that a living postmaster is named; the interlock only knows that somebody lives.
+    use = lockfile.in_directory(directory)
+    lockfile.refuse_if_live(pid_file, use)
     interlock = data_directory.interlock(directory)
-    lock_file = lockfile.create(pid_file, contents, directory=directory)
-    listening: ListeningSocket | None = None
+    lock_file = lockfile.create(pid_file, contents, use)
     try:
-        host = ProcessHost()
-        disk = PosixDisk(str(directory), host)
-        check_version(disk)
-        read_control(disk)
-        procedures = launch.load_procedures(settings.shared_preload_libraries)
-        log.log(Level.LOG, f"starting {SERVER_VERSION}")
-        if os.geteuid() == 0:
-            log.log(
-                Level.LOG,
-                "running as root, which PostgreSQL refuses: crashbed allows it because testbeds run in containers",
-            )
-        socket_directory = Path(contents.socket_directory)
-        listening = ListeningSocket(socket_directory, contents, backlog=settings.listen_backlog)
+        code = _serve(directory, settings, log, lock_file)
+    finally:
+        lock_file.remove()
+    log.log(Level.LOG, "database system is shut down")
+    # The interlock is closed by exit alone, after everything else.
+    del interlock
+    return code
+
+
+def _serve(directory: Path, settings: Settings, log: ServerLog, lock_file: lockfile.LockFile) -> int:
+    """Check and open what is left, with the data directory ours, and run until told to stop."""
+    host = ProcessHost()
+    disk = PosixDisk(str(directory), host)
+    check_version(disk)
+    read_control(disk)
+    procedures = preload(settings.shared_preload_libraries)
+    journal = _open_journal(settings)
+    points = _open_points(settings)
+    log.log(Level.LOG, f"starting {SERVER_VERSION}")
+    if os.geteuid() == 0:
+        log.log(
+            Level.LOG,
+            "running as root, which PostgreSQL refuses: crashbed allows it because testbeds run in containers",
+        )
+    contents = lock_file.contents
+    listening = ListeningSocket(Path(contents.socket_directory), contents, backlog=settings.listen_backlog)
+    try:
         log.log(Level.LOG, f'listening on Unix socket "{listening.path}"')
-        journal = Journal(settings.journal or None)
         journal.emit("postmaster_start", version=SERVER_VERSION, data_directory=str(directory))
-        points = PointMap(Path(settings.points_map)) if settings.points_map else None
         postmaster = Postmaster(
             Equipment(
                 settings=settings,
@@ -107,9 +128,24 @@ def start_postmaster(directory: Path, options: list[str], *, die_with: int | Non
         journal.emit("postmaster_exit", code=code)
         return code
     finally:
-        if listening is not None:
-            listening.remove()
-        lock_file.remove()
-        log.log(Level.LOG, "database system is shut down")
-        # The interlock is closed by exit alone, after everything else.
-        del interlock
+        listening.remove()
+
+
+def _open_journal(settings: Settings) -> Journal:
+    try:
+        return Journal(settings.journal or None)
+    except OSError as error:
+        raise StartupError(
+            f'could not open "{settings.journal}" of "crashbed.journal": {error.strerror}',
+            hint="Give a file in a directory that exists.",
+        ) from error
+
+
+def _open_points(settings: Settings) -> PointMap | None:
+    try:
+        return PointMap(Path(settings.points_map)) if settings.points_map else None
+    except (OSError, ValueError) as error:
+        raise StartupError(
+            f'could not use "{settings.points_map}" of "crashbed.points_map": {error}',
+            hint="It must be a points map of this version; the harness makes one for each run.",
+        ) from error

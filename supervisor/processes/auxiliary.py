@@ -14,20 +14,24 @@ from types import FrameType
 from supervisor.engine.engine import Engine
 from supervisor.errors import ServerError
 from supervisor.log import Level
-from supervisor.processes.child import EXIT_ORDERLY, Child
+from supervisor.processes.child import EXIT_ORDERLY, Child, unblock_signals
 from supervisor.shmem.latch import Latch
 
 AFTER_ERROR_MS = 1000
 
 
 class Requests:
-    """Which signals came; a handler sets a flag and the process's own latch, so that its wait ends."""
+    """Which signals came; a handler sets a flag and the process's own latch, so that its wait ends.
+
+    Making one lets the process's signals in: they were blocked until these handlers stood.
+    """
 
     def __init__(self, latch: Latch, *numbers: signal.Signals) -> None:
         self._latch = latch
         self._came: set[int] = set()
         for number in numbers:
             signal.signal(number, self._note)
+        unblock_signals()
 
     def came(self, number: signal.Signals) -> bool:
         """Whether the signal came."""

@@ -17,7 +17,7 @@ from supervisor.engine.engine import Engine
 from supervisor.engine.recovery.checkpoint import CheckpointFlags, CheckpointRequests
 from supervisor.errors import ServerError, SessionFatal
 from supervisor.log import Level, ServerLog
-from supervisor.processes.child import EXIT_FATAL, EXIT_ORDERLY, Child
+from supervisor.processes.child import EXIT_FATAL, EXIT_ORDERLY, Child, unblock_signals
 from supervisor.processes.command_loop import CommandLoop
 from supervisor.processes.interrupts import Interrupts
 from supervisor.processes.last_words import QuickDie
@@ -37,6 +37,7 @@ def main(child: Child) -> int:
     """Serves the client of `child.socket`; the exit status."""
     if child.socket is None:
         raise AssertionError("a backend has a connection")
+    unblock_signals()
     connection = Connection(child.socket, child.host)
     try:
         startup = read_startup(connection, child.host, child.settings, child.log)

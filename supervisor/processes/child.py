@@ -1,8 +1,9 @@
 """What every child process is made of: from the fork to its exit status.
 
 Owns a child's first and last acts. First: its name, its own session, the parent's descriptors closed,
-its own wakeup descriptor and handlers, and only then its signals unblocked (all are blocked from
-before the fork, or an early SIGQUIT would run the postmaster's handler). Last: `os._exit` with the
+its own wakeup descriptor and handlers, and only then SIGQUIT unblocked (all are blocked from before the
+fork, or an early one would run the postmaster's handler); the role unblocks the others when its own
+handlers stand. Last: `os._exit` with the
 status that the postmaster will classify. It never decides what the process does in between: that is
 `main` of the role's module.
 
@@ -169,7 +170,9 @@ def _begin(birth: Birth) -> Child:
         refusal=birth.refusal,
     )
     install_default_handlers()
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # Only what must never wait: the order to quit, and latches, which locks need. The rest stays blocked until
+    # the role's own handlers stand: a SIGTERM a moment earlier would end an auxiliary process with status 1.
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - {signal.SIGQUIT, signal.SIGURG})
     # The postmaster may have died before PDEATHSIG was asked for; the pipe knows.
     if os.getppid() != child.postmaster:
         os._exit(EXIT_FATAL)
@@ -192,6 +195,11 @@ def install_default_handlers() -> None:
     # These three only end a wait: the wait's caller looks at what they are about.
     for number in (signal.SIGUSR1, signal.SIGURG, signal.SIGPWR):
         signal.signal(number, _only_wake)
+
+
+def unblock_signals() -> None:
+    """Let every signal in: the role's main function calls it when its handlers stand."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def quick_exit(number: int, frame: FrameType | None) -> NoReturn:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from supervisor.errors import CANNOT_CONNECT_NOW, TOO_MANY_CONNECTIONS, SessionFatal
-from supervisor.processes.child import EXIT_FATAL, EXIT_ORDERLY, Child
+from supervisor.processes.child import EXIT_FATAL, EXIT_ORDERLY, Child, unblock_signals
 from supervisor.processes.startup_packet import read_startup
 from supervisor.wire import codec
 from supervisor.wire.connection import Connection, DeadlineExpired
@@ -47,6 +47,7 @@ def main(child: Child) -> int:
     """Refuses one client; `child.refusal` is what it is told."""
     if child.socket is None or child.refusal is None:
         raise AssertionError("a dead-end child has a connection and a reason to refuse it")
+    unblock_signals()
     connection = Connection(child.socket, child.host)
     answer = child.refusal
     try:

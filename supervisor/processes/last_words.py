@@ -1,7 +1,7 @@
 """What a backend still says when it is told to vanish (PostgreSQL's `quickdie`).
 
-Owns the texts of specification 4.5 and the one attempt to send them. The attempt is best effort: it is dropped when a
-send is under way, and it never waits, because what waits here delays the recovery of everybody.
+Owns the texts of specification 4.5 and the one attempt to send them. The attempt is best effort: it is dropped when the
+client has received part of a message, and it never waits, because what waits here delays the recovery of everybody.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class QuickDie:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler. A second SIGQUIT (one comes to the process, one to its group) finds the first at work."""
+        if not self._connection.when_send_returns(self._die):
+            self._die()
+
+    def _die(self) -> None:
         if self._begun:
             return
         self._begun = True

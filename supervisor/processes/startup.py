@@ -17,7 +17,7 @@ from supervisor.engine.recovery.checkpoint import CheckpointFlags, CheckpointReq
 from supervisor.engine.recovery.redo import recover
 from supervisor.errors import ADMIN_SHUTDOWN, SessionFatal, StartupError
 from supervisor.log import Level
-from supervisor.processes.child import EXIT_FATAL, EXIT_ORDERLY, Child
+from supervisor.processes.child import EXIT_FATAL, EXIT_ORDERLY, Child, unblock_signals
 from supervisor.shmem.pmsignal import Message
 
 
@@ -37,6 +37,7 @@ def main(child: Child) -> int:
 
     signal.signal(signal.SIGTERM, on_terminate)
     child.host.interrupts = check
+    unblock_signals()
     attachment = child.attach()
     engine = Engine(child.disk, attachment, child.settings, child.control, child.log)
     requests = CheckpointRequests(attachment)

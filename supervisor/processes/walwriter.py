@@ -9,4 +9,8 @@ from supervisor.processes.child import Child
 def main(child: Child) -> int:
     """Serve until SIGTERM; returns the exit status."""
     engine = attach(child)
-    return run_rounds(child, engine, engine.wal.write_background, child.settings.wal_writer_delay)
+
+    def work() -> None:
+        engine.wal.write_background()
+
+    return run_rounds(child, engine, work, child.settings.wal_writer_delay)

@@ -52,9 +52,7 @@ class Session:
         """Open a transaction block; ServerError 25001 if one is open."""
         if self._in_block:
             self._refuse_if_failed()
-            raise ServerError(
-                "there is already a transaction in progress", sqlstate=errors.ACTIVE_SQL_TRANSACTION
-            )
+            raise ServerError("there is already a transaction in progress", sqlstate=errors.ACTIVE_SQL_TRANSACTION)
         self._in_block = True
 
     def commit(self) -> bool:

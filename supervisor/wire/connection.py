@@ -5,13 +5,16 @@ sending them in few calls. The socket is always non-blocking; whoever must wait 
 and the postmaster's death end the wait (PostgreSQL's `pqcomm.c` and `be-secure.c`). It never decides what a message
 means.
 
-The one place where order is delicate is `say_goodbye`: SIGQUIT may come at any bytecode, also in the middle of a
-send. Then nothing may be written, for the client would take our notice for the rest of the message that was torn.
+The one place where order is delicate is `say_goodbye`: SIGQUIT may come at any bytecode. If the client has received
+part of a message, nothing may be written, for it would take our notice for the rest of it. If the handler runs just
+after a send has returned and before its result is stored, nobody knows; so the handler then lets the sender finish
+those few steps (`when_send_returns`). That is no wait: the socket never blocks.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 from supervisor.errors import ADMIN_SHUTDOWN, CONNECTION_FAILURE, SessionFatal
@@ -47,7 +50,9 @@ class Connection:
         self._host = host
         self._input = InputBuffer()
         self._output = bytearray()
-        self._sending = False
+        self._torn = False
+        self._in_send = False
+        self._after_send: Callable[[], object] | None = None
         self.latch: OwnLatch | None = None
         self.deadline_ns: int | None = None
         """When waiting for the client raises DeadlineExpired; None is never."""
@@ -141,34 +146,43 @@ class Connection:
     def _send_some(self) -> bool:
         """One send; False if the socket takes nothing now.
 
-        `_sending` stays set while the client has received part of what was collected, because that part may end
-        within a message.
+        `_torn` stays set while the client has received part of what was collected, which may end within a message.
         """
         if self.lost is not None:
             raise self._connection_lost()
-        self._sending = True
+        self._in_send = True
         try:
             sent = self._client.send(self._output, socket.MSG_NOSIGNAL)
+            del self._output[:sent]
+            self._torn = bool(self._output)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
             self.lost = f"could not send data to client: {error.strerror}"
             self._output.clear()
             raise self._connection_lost() from error
-        del self._output[:sent]
-        if not self._output:
-            self._sending = False
+        finally:
+            self._in_send = False
+            if self._after_send is not None:
+                self._after_send()
         return True
 
     def _connection_lost(self) -> SessionFatal:
         return SessionFatal("connection to client lost", sqlstate=CONNECTION_FAILURE)
 
+    def when_send_returns(self, action: Callable[[], object]) -> bool:
+        """For a signal handler: False if no send is under way; else True, and `action` runs as soon as it is over."""
+        if self._in_send:
+            self._after_send = action
+        return self._in_send
+
     def say_goodbye(self, data: bytes) -> bool:
         """Last words from a signal handler: one attempt that never waits; True if all of it was taken.
 
-        Dropped if a send is under way. Answers collected but not begun are passed over, whole messages all of them.
+        Dropped if the client has received part of a message. Answers that were collected and not begun are passed
+        over, whole messages all of them.
         """
-        if self._sending or self.lost is not None:
+        if self._torn or self.lost is not None:
             return False
         try:
             return self._client.send(data, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT) == len(data)

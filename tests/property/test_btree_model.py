@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -82,7 +83,12 @@ class BtreeMachine(RuleBasedStateMachine):
         asked: list[list[int]] = []
         tid = (20_000 + self.next_tid) << 16 | 1
         self.next_tid += 1
-        waited_for = self.tree.insert_unique(self.key(n), tid, 3, lambda tids: len(asked.append(list(tids)) or tids))
+
+        def check(tids: Sequence[int]) -> int:
+            asked.append(list(tids))
+            return len(tids)
+
+        waited_for = self.tree.insert_unique(self.key(n), tid, 3, check)
         assert asked == ([present] if present else [])
         assert waited_for == len(present)
         if not present:

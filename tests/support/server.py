@@ -6,6 +6,7 @@ log is read for its words only.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import psycopg
 
 from chaos.targets.builtin import BuiltinTarget
-from chaos.targets.process import ServerProcess
+from chaos.targets.process import ServerProcess, children_of, open_process
+from tests.support.raw_client import RawClient
 from tests.support.waiting import wait_until
 
 
@@ -76,6 +78,33 @@ class LiveServer:
         assert process.signal(number), f"{role} {process.pid} had gone"
         process.close()
         return process.pid
+
+    def roles(self) -> dict[int, str]:
+        """The living children and what they call themselves, in fork order."""
+        found = {}
+        for process in children_of(self.pid):
+            found[process.pid] = process.role
+            process.close()
+        return found
+
+    def signal_child(self, pid: int, number: signal.Signals) -> None:
+        """Signal one child, by pidfd and only if it is one."""
+        process = open_process(pid, self.pid)
+        assert process is not None, f"process {pid} is no child of the postmaster, or has gone"
+        with process:
+            assert process.signal(number), f"process {pid} has gone"
+
+    def signal_postmaster(self, number: signal.Signals) -> None:
+        """Signal the postmaster, which this process has not yet reaped."""
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+
+    def knock(self) -> RawClient:
+        """A connection that has said nothing yet; the caller closes it."""
+        return RawClient(self.target.socket_directory)
 
     def wait_generation(self, after: int, *, deadline_s: float = 20.0) -> int:
         """Wait until a later generation serves."""

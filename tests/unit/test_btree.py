@@ -173,8 +173,42 @@ def test_a_search_that_a_split_overtakes_goes_right(kind: str, n: int) -> None:
     tree._lock = split_first
     assert tree.lookup(key(n)) == [tid(n)]
     assert server.pool.relation_size(RELATION) > blocks, "nothing was split"
-    done.clear()
+    tree._lock = lock
     assert len(check_tree(tree)) == 1200
+
+
+@pytest.mark.parametrize("meddling", range(4))
+def test_a_split_that_another_split_overtakes_begins_again(kind: str, meddling: int) -> None:
+    """Between deciding to split and locking the pages, another process splits them, their parent, or the root."""
+    server = Server(16)
+    tree = a_tree(server, words=kind == "words")
+    other_pool = server.another_process()
+    other = Btree(other_pool, server.wal, RELATION, word_keys=kind == "words")
+
+    def key(n: int) -> Key:
+        return n if kind == "words" else b"%08d" % n + b"k" * 150
+
+    lock_many = server.pool.lock_many
+    calls, present = [0], set()
+
+    def meddle_first(pages: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        calls[0] += 1
+        if calls[0] % 4 == meddling:
+            for n in range(700):
+                at = calls[0] * 1000 + n if meddling % 2 else n * 1009 + calls[0]
+                if at not in present:
+                    present.add(at)
+                    other.insert(key(at), tid(at), 3)
+        return lock_many(pages)
+
+    server.pool.lock_many = meddle_first  # type: ignore[method-assign]
+    for n in range(6000 if kind == "words" else 2000):
+        at = n * 317 + 7
+        if at not in present:
+            present.add(at)
+            tree.insert(key(at), tid(at), 3)
+    assert calls[0] > 8
+    assert check_tree(tree) == sorted((key(n), tid(n)) for n in present)
 
 
 def test_keys_are_in_the_order_of_their_values() -> None:

@@ -16,6 +16,7 @@ import random
 import pytest
 
 from supervisor.config import Settings
+from supervisor.engine.storage.buffers import BufferPool
 from supervisor.engine.storage.critical import CRITICAL
 from supervisor.engine.storage.mapping import BufferMapping
 from supervisor.engine.storage.mapping import shmem_areas as mapping_areas
@@ -85,14 +86,14 @@ def test_no_page_is_written_before_its_wal(server: Server) -> None:
         lsns[block] = change(server, buffer, block)
         server.pool.unlock(buffer)
     server.pool.write_dirty()
-    flushed = 0
-    writes = 0
-    for name, *rest in server.disk.calls:
-        if name == "wal_flush":
-            flushed = max(flushed, rest[0])
-        elif name == "pwrite":
+    flushed = writes = 0
+    for call in server.disk.calls:
+        if call[0] == "wal_flush":
+            flushed = max(flushed, int(str(call[1])))
+        elif call[0] == "pwrite":
             writes += 1
-            assert flushed >= lsns[rest[1] // PAGE], f"block {rest[1] // PAGE} was written before its WAL"
+            block = int(str(call[2])) // PAGE
+            assert flushed >= lsns[block], f"block {block} was written before its WAL"
     assert writes == 40
 
 
@@ -146,7 +147,7 @@ def test_after_a_crash_everything_is_synced(server: Server) -> None:
 
 def test_a_change_during_the_write_leaves_the_page_dirty(server: Server) -> None:
     fill(server, 1)
-    changes = []
+    changes: list[int] = []
 
     def change_meanwhile(point: Point) -> None:
         if point == Point.BUFFER_WRITE_AFTER and not changes:
@@ -226,6 +227,71 @@ def test_a_failure_while_several_pages_are_read_leaves_no_pin(server: Server) ->
     assert server.attachment.locks.held == []
     pins = server.pool._pins
     assert server.pool.q[pins : pins + 8].tolist() == [0] * 8
+
+
+def pressure(server: Server, pool: BufferPool) -> None:
+    """Read so much that everything that may leave the pool does."""
+    for _ in range(3):
+        for block in range(30):
+            pool.unlock(pool.lock(RELATION, block))
+
+
+def test_a_pinned_page_stays(server: Server) -> None:
+    fill(server, 30)
+    pool = server.pool
+    buffer = pool.lock(RELATION, 7)
+    pool.q[pool._pins + buffer] += 1
+    pool.unlock(buffer)
+    pressure(server, server.another_process())
+    assert pool.tag(buffer) == (RELATION, 7)
+    pool.q[pool._pins + buffer] -= 1
+    pressure(server, server.another_process(2))
+    assert pool.tag(buffer) != (RELATION, 7)
+
+
+def test_a_page_that_is_being_written_stays(server: Server) -> None:
+    """Otherwise its next reader could read the file before the write, and its next writer overtake it."""
+    fill(server, 30)
+    server.pool.write_dirty()
+    other = server.another_process()
+    buffer = server.pool.lock(RELATION, 7)
+    change(server, buffer, 70)
+    server.pool.unlock(buffer)
+    seen: list[tuple[int, int]] = []
+
+    def press(point: Point) -> None:
+        if point == Point.BUFFER_WRITE_AFTER:
+            server.pool.q[server.pool._usage + buffer] = 0
+            pressure(server, other)
+            seen.append(other.tag(buffer))
+
+    server.pool._write_back._point = press
+    assert server.pool.write_dirty() == 1
+    assert seen == [(RELATION, 7)]
+
+
+def test_a_page_that_is_being_read_is_read_once(server: Server) -> None:
+    fill(server, 30)
+    server.pool.write_dirty()
+    other = server.another_process()
+    found: list[str] = []
+
+    def read_too(point: Point) -> None:
+        if point == Point.BUFFER_READ and not found:
+            # The other process would wait for us; as nobody else runs here, its wait must not end by a second read.
+            other.host.wait = stop  # type: ignore[method-assign,assignment]
+            found.append("asked")
+            with pytest.raises(InterruptedError):
+                other.lock(RELATION, 3)
+
+    def stop(*arguments: object) -> None:
+        raise InterruptedError
+
+    server.pool._point = read_too
+    server.disk.calls.clear()
+    assert value(server, 3) == 3
+    assert found
+    assert sum(call[0] == "pread" for call in server.disk.calls) == 1
 
 
 def test_when_every_buffer_is_in_use_it_says_so(server: Server) -> None:

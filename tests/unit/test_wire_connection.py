@@ -120,6 +120,32 @@ def test_last_words_are_dropped_while_a_send_is_under_way(pair: Pair) -> None:
     assert GOODBYE not in pair.client.heard()
 
 
+def test_a_handler_that_finds_a_send_under_way_acts_once_its_result_is_known(pair: Pair) -> None:
+    said: list[bool] = []
+
+    class InterruptedSocket:
+        """A socket whose send is followed at once by a signal handler, before its caller sees the result."""
+
+        def send(self, data: bytes, flags: int) -> int:
+            sent = pair.ours.send(data, flags)
+            if data != GOODBYE:
+                assert pair.connection.when_send_returns(lambda: said.append(pair.connection.say_goodbye(GOODBYE)))
+                assert said == []
+            return sent
+
+    pair.connection._client = InterruptedSocket()  # type: ignore[assignment]
+    pair.connection.send(ROW)
+    pair.connection.flush()
+    assert said == [True]
+    assert client.kinds(pair.client.heard()) == "DN"
+
+
+def test_a_handler_that_finds_no_send_under_way_acts_itself(pair: Pair) -> None:
+    assert not pair.connection.when_send_returns(lambda: pytest.fail("nobody is sending"))
+    pair.connection.send(ROW)
+    pair.connection.flush()
+
+
 def test_last_words_may_be_said_again_once_a_send_is_over(pair: Pair) -> None:
     pair.fill()
     pair.host.meanwhile = [lambda: pair.client.heard() and None] * 10_000

@@ -81,7 +81,7 @@ class Btree:
         self._lock = pool.lock
         self._unlock = pool.unlock
         self._page_offset = pool.page_offset
-        self._point = pool.host.point
+        self._point: Callable[[Point], None] = pool.host.point
         self._layout: Layout = WordLayout(pool.mm, pool.q) if word_keys else BytesLayout(pool.mm)
         # Blocks taken for a split that turned out not to be needed. Lost with the process: pages of zeros.
         self._spare: list[int] = []

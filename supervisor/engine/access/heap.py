@@ -209,9 +209,7 @@ class Heap:
         pool.unlock(buffer)
         return DONE, body
 
-    def delete(
-        self, relation: int, tid: int, snapshot: Snapshot, xid: int, has_key: HasKey, key: Key
-    ) -> int:
+    def delete(self, relation: int, tid: int, snapshot: Snapshot, xid: int, has_key: HasKey, key: Key) -> int:
         """End the version that a snapshot sees: DONE, MISSING, CHANGED or the xid to wait for."""
         pool, mm = self._pool, self._mm
         result, buffer, page, at, _, _ = self._begin_change(relation, tid, snapshot, xid, has_key, key)
@@ -352,9 +350,11 @@ class Heap:
     def _find_room(self, relation: int, size: int, avoid: int) -> tuple[int, int]:
         """(buffer, block) of a locked page with room for an item."""
         pool = self._pool
-        tried = {avoid}
-        for block in (self._target.get(relation, -1), self._take_hint(relation), self._last_block(relation)):
-            if block < 0 or block in tried:
+        tried = {avoid, -1}
+        # A hint is taken only when it is needed, for taking it uses it up.
+        for source in (self._last_target, self._take_hint, self._last_block):
+            block = source(relation)
+            if block in tried:
                 continue
             tried.add(block)
             buffer = self._lock_if_room(relation, block, size)
@@ -388,6 +388,9 @@ class Heap:
                 return -1
             for xid in unknown:
                 self._clog.committed(xid)
+
+    def _last_target(self, relation: int) -> int:
+        return self._target.get(relation, -1)
 
     def _last_block(self, relation: int) -> int:
         return self._pool.relation_size(relation) - 1

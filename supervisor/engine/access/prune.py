@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from struct import Struct
 
-from supervisor.engine.access.tuple import HEADER, HEAP_ONLY, HOT_UPDATED, LOCK_ONLY, XMAX_INVALID, XMIN_COMMITTED
+from supervisor.engine.access.tuple import (
+    HEADER,
+    HEAP_ONLY,
+    HOT_UPDATED,
+    LOCK_ONLY,
+    XMAX_INVALID,
+    XMIN_COMMITTED,
+    XMIN_INVALID,
+)
 from supervisor.engine.access.visibility import DEAD, LIVE, IsRunning, Known, Unknown, state
 from supervisor.engine.storage import page as pages
 from supervisor.engine.transam.xid import FROZEN_XID, precedes
@@ -51,29 +59,29 @@ def plan(mm: mmap, page: int, horizon: int, is_running: IsRunning, known: Known)
     """What nobody can see any more on a locked page; everything that ended before `horizon` is past for all."""
     result = Plan()
     lines = pages.lines(mm, page)
-    dead: dict[int, tuple[int, int]] = {}  # line -> xmax, next line if that is on this page
-    heap_only: list[int] = []
+    over: dict[int, tuple[int, int, bool]] = {}  # line -> xmax, next line if on this page, whether it is dead
+    left_behind: list[int] = []
     for number, raw in enumerate(lines, 1):
         if raw & _STATE_BITS == _NORMAL:
             xmax, flags = _end(mm, page + (raw & 0x7FFF))
             if flags & XMIN_COMMITTED and (not xmax or flags & (LOCK_ONLY | XMAX_INVALID)):
                 continue  # It stands: nearly every version of nearly every page.
-            if _state(mm, page + (raw & 0x7FFF), horizon, is_running, known, result) == DEAD:
-                _, xmax, _, next_line, flags = _header(mm, page + (raw & 0x7FFF))
-                dead[number] = (xmax, next_line if flags & HOT_UPDATED else 0)
-                if flags & HEAP_ONLY:
-                    heap_only.append(number)
-    if not dead:
-        return result
-    in_chains: set[int] = set()
+            value = _state(mm, page + (raw & 0x7FFF), horizon, is_running, known, result)
+            if value == LIVE:
+                continue
+            _, xmax, _, next_line, flags = _header(mm, page + (raw & 0x7FFF))
+            if flags & XMIN_INVALID and flags & HEAP_ONLY:
+                # An aborted update left it behind: it hangs on a version that stands, or on nothing.
+                left_behind.append(number)
+            else:
+                over[number] = (xmax, next_line if flags & HOT_UPDATED else 0, value == DEAD)
     for number, raw in enumerate(lines, 1):
         if raw & _STATE_BITS == _REDIRECT:
-            if raw & 0x7FFF in dead:
-                _plan_chain(mm, page, lines, dead, number, raw & 0x7FFF, result, in_chains)
-        elif number in dead and not _header(mm, page + (raw & 0x7FFF))[4] & HEAP_ONLY:
-            _plan_chain(mm, page, lines, dead, number, number, result, in_chains)
-    # Versions that an aborted update left behind hang on a version that stands, or on nothing.
-    result.unused.extend(number for number in heap_only if number not in in_chains)
+            if raw & 0x7FFF in over:
+                _plan_chain(mm, page, lines, over, number, raw & 0x7FFF, result)
+        elif number in over and not _header(mm, page + (raw & 0x7FFF))[4] & HEAP_ONLY:
+            _plan_chain(mm, page, lines, over, number, number, result)
+    result.unused.extend(left_behind)
     return result
 
 
@@ -97,32 +105,43 @@ def _plan_chain(
     mm: mmap,
     page: int,
     lines: tuple[int, ...],
-    dead: dict[int, tuple[int, int]],
+    over: dict[int, tuple[int, int, bool]],
     root: int,
     number: int,
     result: Plan,
-    in_chains: set[int],
 ) -> None:
-    """Follow a row from its first version, line `number`, which is dead, to the first one that is kept, if any."""
-    gone: list[int] = []
+    """Follow a row from its first version on this page, line `number`, which is over, and drop all up to the last
+    dead one.
+
+    A version before a dead one may itself be over only recently: transactions number themselves at their first
+    write and end in another order, so the later version's end can be the older number. Whoever sees that end as
+    past sees all before it as past, for it was waited for (`heap_prune_chain` does the same).
+    """
+    chain: list[int] = []
+    dead = 0  # how many of the chain's versions lie up to the last dead one
     before = 0
     while 0 < number <= len(lines) and lines[number - 1] & _STATE_BITS == _NORMAL:
         if before:
             xmin, _, _, _, flags = _header(mm, page + (lines[number - 1] & 0x7FFF))
             if xmin != before or not flags & HEAP_ONLY:
                 break
-        if number not in dead:
-            # A root that was a version itself gives its bytes back by becoming a redirect.
-            result.redirects.append((root, number))
-            result.unused.extend(line for line in gone if line != root)
-            return
-        gone.append(number)
-        in_chains.add(number)
-        before, number = dead[number]
+        chain.append(number)
+        if number not in over:
+            break
+        before, number, is_dead = over[number]
+        if is_dead:
+            dead = len(chain)
+    if not dead:
+        return
+    gone = chain[:dead]
+    if dead < len(chain):
+        # A root that was a version itself gives its bytes back by becoming a redirect.
+        result.redirects.append((root, chain[dead]))
+        result.unused.extend(line for line in gone if line != root)
+        return
     if not result.oldest_kept:
         result.oldest_kept = FROZEN_XID  # There is more to drop as soon as somebody cleans the index up.
-    chain = tuple(dict.fromkeys((root, *gone)))
-    result.dead_roots.append((root, chain, page + (lines[gone[0] - 1] & 0x7FFF)))
+    result.dead_roots.append((root, tuple(dict.fromkeys((root, *gone))), page + (lines[gone[0] - 1] & 0x7FFF)))
 
 
 def encode(redirects: list[tuple[int, int]], unused: list[int], oldest_kept: int) -> bytes:

@@ -87,9 +87,7 @@ def find_visible(
     return None
 
 
-def is_visible(
-    mm: mmap, at: int, xmin: int, xmax: int, flags: int, snapshot: Snapshot, me: int, known: Known
-) -> bool:
+def is_visible(mm: mmap, at: int, xmin: int, xmax: int, flags: int, snapshot: Snapshot, me: int, known: Known) -> bool:
     """Whether a snapshot sees one version (`HeapTupleSatisfiesMVCC`; without command numbers: a statement sees
     what earlier statements of its own transaction did)."""
     if flags & XMIN_INVALID:

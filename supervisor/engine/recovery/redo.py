@@ -11,12 +11,12 @@ in place; the caller passes how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from supervisor.engine.access import btree, heap_redo
-from supervisor.engine.access.catalog import STORAGE_CREATE, decode_storage_create, describe_storage
+from supervisor.engine.access.catalog import STORAGE_CREATE, decode_storage_create
 from supervisor.engine.disk.disk import Disk
 from supervisor.engine.engine import Engine
 from supervisor.engine.recovery.checkpoint import CheckpointFlags, create_checkpoint, set_cluster_state
@@ -28,7 +28,6 @@ from supervisor.engine.storage.redo import block_for_redo, finish_redo
 from supervisor.engine.transam.clog import TransactionInfo, record_time, redo_commit
 from supervisor.engine.transam.snapshot import FIRST_USER_RELATION
 from supervisor.engine.transam.xid import FIRST_NORMAL_XID, advance, newer
-from supervisor.engine.wal.dump import Describe, describe_xlog
 from supervisor.engine.wal.lsn import WAL_DIRECTORY, format_lsn, parse_segment_name
 from supervisor.engine.wal.reader import WalReader
 from supervisor.engine.wal.record import WalRecord
@@ -42,9 +41,7 @@ _CHECK_EVERY = 256
 _COMMIT = int(TransactionInfo.COMMIT)
 _CHECKPOINTS = (int(XlogInfo.CHECKPOINT_ONLINE), int(XlogInfo.CHECKPOINT_SHUTDOWN))
 
-CRASHED_HINT = (
-    "This probably means that some data is corrupted and you will have to use the last backup for recovery."
-)
+CRASHED_HINT = "This probably means that some data is corrupted and you will have to use the last backup for recovery."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +60,6 @@ class RecoveryResult:
     pages_changed_older: int
     end_reason: str
     last_commit_time: float | None
-
-
-def _describe_transaction(record: WalRecord) -> str:
-    kind = "COMMIT" if record.info == _COMMIT else "ABORT"
-    return f"{kind} {_date(record_time(record))}"
-
-
-DESCRIBE: Mapping[Rmgr, Describe] = {
-    Rmgr.XLOG: describe_xlog,
-    Rmgr.TRANSACTION: _describe_transaction,
-    Rmgr.STORAGE: describe_storage,
-    Rmgr.HEAP: heap_redo.describe,
-    Rmgr.BTREE: btree.describe,
-}
-"""What each manager's records say, for a listing of the log."""
 
 
 class _RecoveryFlush:

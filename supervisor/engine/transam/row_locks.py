@@ -65,9 +65,7 @@ class RowLocks:
                     continue
                 remaining_ms = (deadline_ns - host.now_ns() + 999_999) // 1_000_000
                 if remaining_ms <= 0:
-                    raise ServerError(
-                        "canceling statement due to lock timeout", sqlstate=errors.LOCK_NOT_AVAILABLE
-                    )
+                    raise ServerError("canceling statement due to lock timeout", sqlstate=errors.LOCK_NOT_AVAILABLE)
                 host.wait(latch, remaining_ms)
         finally:
             self._running.end_wait()

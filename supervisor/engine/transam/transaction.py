@@ -67,8 +67,6 @@ class Transaction:
             self._running.release_snapshot()
             return
         self._host.point(Point.ABORT_BEFORE_RECORD)
-        self._wal.insert(
-            Rmgr.TRANSACTION, TransactionInfo.ABORT, xid, encode_time(self._host.wall_time())
-        )
+        self._wal.insert(Rmgr.TRANSACTION, TransactionInfo.ABORT, xid, encode_time(self._host.wall_time()))
         self.xid = 0
         self._running.finish(xid)

@@ -1,0 +1,146 @@
+"""psycopg 3 against a live server: what the harness itself uses, and the extended protocol as a driver speaks it.
+
+What could go wrong: after five executions psycopg prepares a statement by itself, and a server that serves only
+simple queries fails on the sixth; parameters come as binary int2 or int8 by their value and not by the procedure's
+types; an error comes without the SQLSTATE by which a workload decides what it means.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.support.server import LiveServer
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.live
+
+Session = psycopg.Connection[tuple[object, ...]]
+
+
+@pytest.fixture
+def session(server: LiveServer) -> Iterator[Session]:
+    with server.connect() as connection:
+        connection.execute("CALL bank_setup(accounts => 10, initial => 100)")
+        yield connection
+
+
+def test_a_call_returns_its_rows_with_their_types(session: Session) -> None:
+    cursor = session.execute("CALL bank(worker => 1, first => 1, transactions => 3, seed => 5)")
+    assert cursor.statusmessage == "CALL"
+    assert cursor.description is not None
+    assert [(column.name, column.type_code) for column in cursor.description] == [("committed", 20), ("failed", 20)]
+    committed, failed = cursor.fetchall()[0]
+    assert (committed, failed) >= (0, 0)
+    observed = session.execute("CALL bank_observe()").fetchall()
+    assert observed
+
+
+def test_the_sixth_execution_is_a_prepared_one(session: Session) -> None:
+    pids = {session.execute("SELECT pg_backend_pid()").fetchone() for _ in range(12)}
+    assert pids == {(session.info.backend_pid,)}
+
+
+@pytest.mark.parametrize("first", [1, 70_000, 2**40])
+def test_parameters_fit_the_procedure_whatever_size_they_come_in(session: Session, first: int) -> None:
+    for number in range(7):
+        session.execute(
+            "CALL bank(worker => %s, first => %s, transactions => %s, seed => %s, history => %s)",
+            (2, first + number, 1, -5, True),
+        )
+
+
+def test_binary_results_are_read_back(session: Session) -> None:
+    cursor = session.execute("SELECT pg_backend_pid()", binary=True)
+    assert cursor.fetchone() == (session.info.backend_pid,)
+
+
+def test_statements_in_a_pipeline_are_answered_in_order_and_fail_together(session: Session) -> None:
+    with session.pipeline():
+        port, pid = session.execute("SHOW port"), session.execute("SELECT pg_backend_pid()")
+    assert (port.fetchone(), pid.fetchone()) == (("5432",), (session.info.backend_pid,))
+    with pytest.raises(psycopg.errors.UndefinedObject), session.pipeline():
+        session.execute("SHOW nosuch")
+        session.execute("SHOW port")
+    assert session.execute("SHOW port").fetchone() == ("5432",)
+
+
+@pytest.mark.parametrize(
+    ("statement", "values", "error"),
+    [
+        ("CALL nosuch()", None, psycopg.errors.UndefinedFunction),
+        ("CALL bank_setup(accounts => %s)", ("x",), psycopg.errors.InvalidTextRepresentation),
+        ("CALL bank_setup(accounts => %s)", (2**40,), psycopg.errors.NumericValueOutOfRange),
+        ("CALL bank_setup(accounts => %s)", (None,), psycopg.errors.NullValueNotAllowed),
+        ("CALL bank_setup(accounts => 1.5)", None, psycopg.errors.DatatypeMismatch),
+        ("CALL", None, psycopg.errors.SyntaxError),
+        ("SELECT 1", None, psycopg.errors.FeatureNotSupported),
+    ],
+)
+def test_errors_have_their_class_and_the_session_goes_on(
+    session: Session, statement: str, values: tuple[object, ...] | None, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        session.execute(statement, values)  # type: ignore[call-overload]
+    assert session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert session.execute("SHOW port").fetchone() == ("5432",)
+
+
+def test_transaction_blocks_are_refused_with_the_way_out(server: LiveServer) -> None:
+    with psycopg.connect(server.target.conninfo) as connection:
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="Connect with autocommit"):
+            connection.execute("SHOW port")
+        connection.rollback()
+
+
+def test_a_running_call_can_be_cancelled_and_what_it_committed_stays(server: LiveServer, session: Session) -> None:
+    outcome: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            session.execute("CALL bank(worker => 3, first => 1, transactions => 1000000, seed => 1)")
+        except psycopg.Error as error:
+            outcome.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        # SIGINT is what a cancel request comes down to. It is forgotten while nothing runs, so first something must.
+        history = server.history
+        wait_until("the call to have begun", lambda: any(path.stat().st_size for path in history.iterdir()))
+        os.kill(session.info.backend_pid, signal.SIGINT)
+    finally:
+        worker.join(20)
+    assert isinstance(outcome[0], psycopg.errors.QueryCanceled)
+    assert str(outcome[0]) == "canceling statement due to user request"
+    assert session.execute("CALL bank_observe()").fetchall()
+
+
+def test_a_cancel_while_nothing_runs_is_forgotten(session: Session) -> None:
+    os.kill(session.info.backend_pid, signal.SIGINT)
+    assert session.execute("SHOW port").fetchone() == ("5432",)
+    session.cancel_safe()  # a real cancel request: accepted, not acted upon yet
+    assert session.execute("SHOW port").fetchone() == ("5432",)
+
+
+def test_the_limit_of_connections_is_told_and_a_place_becomes_free(server: LiveServer) -> None:
+    sessions = [server.connect() for _ in range(20)]
+    with pytest.raises(psycopg.OperationalError, match="sorry, too many clients already"):
+        server.connect()
+    sessions.pop().close()
+
+    def connected() -> bool:
+        try:
+            sessions.append(server.connect())
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    wait_until("a place to become free", connected)
+    for connection in sessions:
+        connection.close()
