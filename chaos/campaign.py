@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.driver import CallError, ConnectError, OutsideClient, run_call
+from chaos.driver import CallError, ConnectError, OutsideClient, run_call, run_statement
 from chaos.faults import FAULTS, Blow
 from chaos.load import Load, probe_request
 from chaos.plan import CampaignPlan, CyclePlan, PointPlacement, TimePlacement
@@ -40,6 +40,10 @@ EXPECTED_EXITS = (1,)
 
 class CampaignError(Exception):
     """The harness or the server did something that no cycle plans for; the message says what and where to look."""
+
+
+class Unobservable(Exception):
+    """The recovered server cannot show its data: recorded, to be judged, and the end of the campaign."""
 
 
 @dataclass(slots=True)
@@ -113,6 +117,8 @@ class Campaign:
         self._start()
         for name in self._plan.workloads:
             run_call(self._target.conninfo, f"{name}_setup", {})
+        # What is judged begins here: the first crash must not be able to take the tables away.
+        run_statement(self._target.conninfo, b"CHECKPOINT")
 
     def _end_epoch(self, epoch: int, cycle: int) -> None:
         for name in self._plan.workloads:
@@ -273,7 +279,8 @@ class Campaign:
         try:
             rows = run_call(self._target.conninfo, f"{workload.name}_observe", {"after": after})
         except CallError as error:
-            raise CampaignError(f"cycle {cycle}: the data cannot be observed: {error}") from error
+            self._emit("unobservable", cycle=cycle, workload=workload.name, error=str(error), sqlstate=error.sqlstate)
+            raise Unobservable(f"cycle {cycle}: the data cannot be read: {error}") from error
         typed = [tuple(_value(value) for value in row) for row in rows]
         observation = workload.observation(typed, after, None if previous is None else previous[1])
         self._observed.append(
@@ -290,7 +297,9 @@ class Campaign:
             for pid, role in [(self._target.pid, "postmaster"), *((p.pid, p.role) for p in processes)]:
                 maps = mapped_memories(pid)
                 if maps is not None:
-                    self._emit("memory_maps", cycle=cycle, pid=pid, role=role, inos=sorted(memory.inode for memory in maps))
+                    self._emit(
+                        "memory_maps", cycle=cycle, pid=pid, role=role, inos=sorted(memory.inode for memory in maps)
+                    )
         finally:
             for process in processes:
                 process.close()

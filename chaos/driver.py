@@ -66,9 +66,14 @@ def call_text(procedure: str, arguments: Mapping[str, Value]) -> bytes:
 
 
 def run_call(conninfo: str, procedure: str, arguments: Mapping[str, Value]) -> list[tuple[str | None, ...]]:
-    """Run one CALL on a connection of its own and return its rows as text; raises psycopg.Error."""
-    with psycopg.connect(conninfo, autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
-        result = connection.pgconn.exec_(call_text(procedure, arguments))
+    """Run one CALL on a connection of its own and return its rows as text; raises CallError, psycopg.Error."""
+    return run_statement(conninfo, call_text(procedure, arguments))
+
+
+def run_statement(conninfo: str, statement: bytes) -> list[tuple[str | None, ...]]:
+    """Run one statement on a connection of its own and return its rows as text; raises CallError, psycopg.Error."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        result = connection.pgconn.exec_(statement)
         if result.status == pq.ExecStatus.TUPLES_OK:
             return [
                 tuple(
@@ -81,7 +86,7 @@ def run_call(conninfo: str, procedure: str, arguments: Mapping[str, Value]) -> l
             return []
         message = result.get_error_message().strip()
         sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
-        raise CallError(f"{procedure}: {message}", sqlstate.decode() if sqlstate else None)
+        raise CallError(message, sqlstate.decode() if sqlstate else None)
 
 
 class Worker:

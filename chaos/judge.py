@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.environment import describe
+from chaos.oracles import observable
 from chaos.oracles.data import CycleCounts
 from chaos.oracles.data import judge_run as judge_data
 from chaos.oracles.evidence import Evidence
@@ -39,18 +40,18 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     info = run.read_info()
     evidence = Evidence.of(run)
     data = judge_data(run, WORKLOADS)
+    observed = observable.judge(run.harness_records(), sum(1 for _ in run.observed_records()))
+    results = [*data.results, observed]
     supervision = [oracle.judge(evidence) for oracle in SUPERVISION]
     witnessed = evidence.account.opened is not None
     insisted = info.plan.get("require") == "supervision"
-    rows = [result.row() for result in data.results]
+    rows = [result.row() for result in results]
     rows += [result.row(required=witnessed or insisted) for result in supervision]
     cycles = cycles_of(run.harness_records())
     reasons = [_conclude(cycle, data.cycles.get(cycle.cycle), evidence.account, witnessed) for cycle in cycles]
     interrupted = interrupted or info.exit_code == 2
     decision = reach(rows, reasons, interrupted=interrupted)
-    failed = {
-        finding.cycle for finding in _findings([*data.results, *supervision], info, run) if finding.cycle is not None
-    }
+    failed = {finding.cycle for finding in _findings([*results, *supervision], info, run) if finding.cycle is not None}
     epochs = {cycle.epoch for cycle in cycles}
     conclusive = [cycle for cycle, why in zip(cycles, reasons, strict=True) if not why or cycle.cycle in failed]
     return Verdict(
@@ -63,9 +64,9 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         conclusive_cycles=decision.conclusive_cycles,
         epochs=len(epochs),
         oracles=tuple(rows),
-        findings=tuple(_findings([*data.results, *supervision], info, run)),
+        findings=tuple(_findings([*results, *supervision], info, run)),
         inconclusive=decision.inconclusive,
-        not_judged=tuple(_not_judged(evidence, [*data.results, *supervision], decision.reason, decision.remedy)),
+        not_judged=tuple(_not_judged(evidence, [*results, *supervision], decision.reason, decision.remedy)),
         bounds=(
             bound("cycle", len(conclusive), len([c for c in conclusive if c.cycle in failed])),
             bound("epoch", len(epochs), len({cycle.epoch for cycle in cycles if cycle.cycle in failed})),

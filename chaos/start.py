@@ -22,7 +22,7 @@ from typing import Protocol
 import msgspec
 
 import supervisor
-from chaos.campaign import Campaign, CampaignError, CycleResult
+from chaos.campaign import Campaign, CampaignError, CycleResult, Unobservable
 from chaos.defects import DEFECTS
 from chaos.plan import CampaignPlan
 from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
@@ -109,6 +109,8 @@ def run_campaign(
             view.begin()
             try:
                 campaign.run(first_cycle, _until(stop, first_cycle))
+            except Unobservable as error:
+                view.say(str(error))
             except KeyboardInterrupt:
                 interrupted = True
                 view.say("interrupted: judging what there is")

@@ -68,7 +68,8 @@ class ServerLog:
             if text:
                 lines.append(f"{prefix}{label}:  {_indented(text)}")
         try:
-            os.write(self._descriptor, ("\n".join(lines) + "\n").encode())
+            # A path need not be UTF-8.
+            os.write(self._descriptor, ("\n".join(lines) + "\n").encode(errors="backslashreplace"))
         except OSError:
             self._descriptor = None
 

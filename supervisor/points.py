@@ -129,10 +129,13 @@ MAP_SIZE = _COUNTS_AT + 8 * len(Role) * _N_POINTS
 
 
 class PointMap:
-    """The file-backed map of one run: arms written by the harness, counts written by the server."""
+    """The file-backed map of one run: arms written by the harness, counts written by the server.
+
+    `create` makes it anew, empty. Raises OSError, and ValueError for a file that is no points map of this version.
+    """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if create else 0)
         descriptor = os.open(path, flags, 0o600)
         try:
             if create:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from chaos.witness.account import Account
 from chaos.witness.records import decode_lines
 from chaos.witness.witness import KernelWitness, Unavailable, open_witness
+from tests.support.scene import Points, Scene
 from tests.support.server import LiveServer
 
 settings.register_profile("gate", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -19,6 +21,7 @@ settings.register_profile("nightly", parent=settings.get_profile("gate"), max_ex
 settings.load_profile(os.environ.get("CRASHBED_PROFILE", "gate"))
 
 MakeServer = Callable[..., LiveServer]
+MakeScene = Callable[..., Scene]
 
 
 @pytest.fixture
@@ -60,8 +63,8 @@ class Kernel:
         return Account(decode_lines(b"".join(self._pieces).split(b"\n")))
 
 
-@pytest.fixture
-def kernel() -> Iterator[Kernel]:
+@contextmanager
+def kernel_witness() -> Iterator[Kernel]:
     """The kernel's witness; without permission for it the test is skipped, but in CI it fails."""
     witness = open_witness("test")
     if isinstance(witness, Unavailable):
@@ -70,3 +73,34 @@ def kernel() -> Iterator[Kernel]:
         pytest.skip(f"no kernel witness: {witness.reason}")
     with witness:
         yield Kernel(witness)
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    """The kernel's witness over one test."""
+    with kernel_witness() as witness:
+        yield witness
+
+
+@pytest.fixture
+def make_scene(make_server: MakeServer, kernel: Kernel) -> MakeScene:
+    """Make servers that serve, each with the kernel's account of it."""
+
+    def make(options: Mapping[str, str] | None = None, *, code: Path | None = None) -> Scene:
+        return Scene(make_server(options, code=code).start(), kernel)
+
+    return make
+
+
+@pytest.fixture
+def scene(make_scene: MakeScene) -> Scene:
+    """A server that serves, with the kernel's account of it."""
+    return make_scene()
+
+
+@pytest.fixture
+def points(tmp_path: Path) -> Iterator[Points]:
+    """A points map; its `options` make a server read it."""
+    points = Points(tmp_path)
+    yield points
+    points.map.close()

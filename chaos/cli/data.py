@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 
+import supervisor
 from supervisor.engine.disk.posix import PosixDisk
 from supervisor.engine.recovery.control import controldata_text, read_control
 from supervisor.engine.recovery.waldump import dump_wal
+from supervisor.engine.wal.lsn import parse_lsn
 from supervisor.errors import StartupError
 from supervisor.host import SoloHost
 from supervisor.points import Point
@@ -44,7 +46,7 @@ def init(directory: Path, wal_segsize: int) -> int:
     return 0
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command()
 @_directory_option()
 @click.option("-p", "port", metavar="PORT", help="Names the socket (default 5432).")
 @click.option("-k", "sockets", metavar="DIR", help="Directory of the socket (default: the data directory).")
@@ -54,44 +56,63 @@ def serve(directory: Path, port: str | None, sockets: str | None, settings: tupl
 
     \b
     crashbed serve -D data -k /tmp
-    psql -h /tmp -U me postgres -c "SHOW max_connections"
+    crashbed serve -D data -k /tmp -c shared_preload_libraries=workloads.bank
+    psql -h /tmp -U me -d postgres -c "SHOW max_connections"
+
+    Ctrl-C is a fast shutdown, SIGTERM a smart one (it waits for clients to leave), SIGQUIT an immediate one.
     """
     if not (directory / data_directory.CONTROL_FILE).exists():
         raise StartupError(
             f'"{directory}" is not a crashbed data directory', hint=f"Make one with: crashbed init -D {directory}"
         )
-    command = [sys.executable, "-m", "supervisor", "-D", str(directory)]
+    # -P: a directory named "supervisor" where the command is given must not be taken for the server.
+    command = [sys.executable, "-P", "-m", "supervisor", "-D", str(directory)]
     command += ["-p", port] if port else []
     command += ["-k", sockets] if sockets else []
     for setting in settings:
         command += ["-c", setting]
+    code = str(Path(supervisor.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, (code, os.environ.get("PYTHONPATH"))))
     sys.stdout.flush()
     # This process becomes the postmaster: what it loaded so far must not be in every child.
-    os.execv(sys.executable, command)
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
+
+
+def _lsn(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        return parse_lsn(value)
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not an LSN: write two hexadecimal numbers, as in 0/1000028") from None
+
+
+def _disk(directory: Path) -> PosixDisk:
+    try:
+        return PosixDisk(str(directory), SoloHost())
+    except OSError as error:
+        raise StartupError(
+            f'could not open data directory "{directory}": {error.strerror}',
+            hint=f"Make one with: crashbed init -D {directory}",
+        ) from error
 
 
 @click.command()
 @_directory_option()
-@click.option("--start", metavar="LSN", help="Begin here (default: the last checkpoint's redo point).")
-@click.option("-n", "--limit", type=int, help="Stop after so many records.")
-def waldump(directory: Path, start: str | None, limit: int | None) -> int:
+@click.option("--start", callback=_lsn, metavar="LSN", help="Begin here (default: the last checkpoint's redo point).")
+@click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Stop after so many records.")
+def waldump(directory: Path, start: int | None, limit: int | None) -> int:
     """Print WAL records, one a line, and why the log ends where it ends.
 
     \b
     crashbed waldump -D data -n 20
-    crashbed waldump -D data --start 0/110000
+    crashbed waldump -D data --start 0/1000028
+
+    It only reads, so the server may run meanwhile. The oldest LSN that can be given is the start of the oldest
+    segment in pg_wal, plus its header; `crashbed controldata` names the last checkpoint's.
     """
-    disk = PosixDisk(str(directory), SoloHost())
-    first = None
-    if start is not None:
-        high, slash, low = start.partition("/")
-        try:
-            first = (int(high, 16) << 32) + int(low, 16)
-        except ValueError:
-            slash = ""
-        if not slash:
-            raise click.BadParameter(f'"{start}" is not an LSN: write two hexadecimal numbers, as in 0/110000')
-    for line in dump_wal(disk, read_control(disk), start=first, limit=limit):
+    disk = _disk(directory)
+    for line in dump_wal(disk, read_control(disk), start=start, limit=limit):
         click.echo(line)
     return 0
 
@@ -104,13 +125,23 @@ def controldata(directory: Path) -> int:
     \b
     crashbed controldata -D data
     """
-    click.echo(controldata_text(read_control(PosixDisk(str(directory), SoloHost()))), nl=False)
+    click.echo(controldata_text(read_control(_disk(directory))), nl=False)
     return 0
 
 
 @click.command()
 def points() -> int:
-    """List the named points that faults can be placed at (`role[#nth]/point:k`)."""
+    """List the named points that faults can be placed at.
+
+    \b
+    crashbed points
+    crashbed run --kills 20 --point backend/COMMIT_AFTER_FLUSH:30
+    crashbed run --kills 20 --point backend#2/WAL_FLUSH_BEFORE_FSYNC:5
+
+    A selector is role[#nth]/POINT:k: the k-th time since its fork that a process of the role gets there; with #nth,
+    only the nth process of the role since the last reset.
+    """
+    width = max(len(point.name) for point in Point)
     for point in Point:
-        click.echo(f"{point.name:<32}{point.meaning}")
+        click.echo(f"{point.name:<{width}}  {point.meaning}")
     return 0

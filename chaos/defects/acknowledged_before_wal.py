@@ -23,7 +23,7 @@ _HOLD_BACK = """\
             self._held_back = (xid, time)
             end = self._wal.flushed_lsn()
             if held_back is not None:
-                self._wal.insert(
+                _, end = self._wal.insert(
                     Rmgr.TRANSACTION,
                     TransactionInfo.COMMIT,
                     held_back[0],

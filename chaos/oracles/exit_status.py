@@ -81,9 +81,7 @@ def _judge_consequences(reign: Reign, tally: Tally) -> None:
             continue
         until = reign.generation_end(crash.t)
         others = [c for c in reign.children if c is not crash.child and surely_alive(c, crash.t)]
-        living = [
-            c for c in others if c.process.end_begun_t is None or c.process.end_begun_t > crash.t + TICK_NS
-        ]
+        living = [c for c in others if c.process.end_begun_t is None or c.process.end_begun_t > crash.t + TICK_NS]
         if not living:
             continue
         if not tally.whole(reign.generation_begin(crash.t), max(crash.t, min(until, reign.account.end))):
@@ -91,9 +89,7 @@ def _judge_consequences(reign: Reign, tally: Tally) -> None:
         if reign.quits_between(crash.t - TICK_NS, until):
             tally.trial()
             continue
-        if until == reign.end and (
-            reign.postmaster.signal is not None or reign.account.end - crash.t < PENDING_NS
-        ):
+        if until == reign.end and (reign.postmaster.signal is not None or reign.account.end - crash.t < PENDING_NS):
             tally.leave("the postmaster or the account ended before the crash could be acted on")
             continue
         tally.trial()

@@ -70,17 +70,13 @@ class FanOut:
 def _judge_crash(reign: Reign, crash: Crash, tally: Tally) -> None:
     until = reign.generation_end(crash.t)
     alive = [c for c in reign.children if c is not crash.child and surely_alive(c, crash.t)]
-    if not alive or not tally.whole(
-        reign.generation_begin(crash.t), max(crash.t, min(until, reign.account.end))
-    ):
+    if not alive or not tally.whole(reign.generation_begin(crash.t), max(crash.t, min(until, reign.account.end))):
         return
     first: dict[int, Sent] = {}
     for sent in reign.quits_between(crash.t - TICK_NS, until):
         first.setdefault(sent.child.order, sent)
     volley = _Volley(crash, alive, first, until)
-    passed_over = [
-        child for child in alive if child.process.order not in first and not _was_ending(child, volley)
-    ]
+    passed_over = [child for child in alive if child.process.order not in first and not _was_ending(child, volley)]
     if passed_over and _cut_short(reign, volley, tally):
         return
     tally.trial(
@@ -106,11 +102,7 @@ def _cut_short(reign: Reign, volley: _Volley, tally: Tally) -> bool:
     if reign.postmaster.signal is not None and volley.until == reign.end:
         tally.leave("the postmaster was killed before it could finish")
         return True
-    if (
-        reign.postmaster.exit_t is None
-        and reign.account.end - volley.end < PENDING_NS
-        and volley.until == reign.end
-    ):
+    if reign.postmaster.exit_t is None and reign.account.end - volley.end < PENDING_NS and volley.until == reign.end:
         tally.leave("the account ended before the postmaster could finish")
         return True
     return False
@@ -169,11 +161,7 @@ def _judge_kills(reign: Reign, tally: Tally) -> None:
         quits = [sent.t for sent in reign.quits_between(begin, kill.t)]
         who = next(child for child in reign.children if child.process is kill.child)
         if not quits:
-            tally.fail(
-                kill.t, f"{who} got SIGKILL from the postmaster and nobody had got SIGQUIT", lived(who)
-            )
+            tally.fail(kill.t, f"{who} got SIGKILL from the postmaster and nobody had got SIGQUIT", lived(who))
         elif kill.t - quits[0] < EARLIEST_KILL_NS - TICK_NS:
             late_ms = (kill.t - quits[0]) / 1e6
-            tally.fail(
-                kill.t, f"{who} got SIGKILL {late_ms:.0f} ms after the first SIGQUIT, not 5 s", lived(who)
-            )
+            tally.fail(kill.t, f"{who} got SIGKILL {late_ms:.0f} ms after the first SIGQUIT, not 5 s", lived(who))

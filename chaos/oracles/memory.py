@@ -30,9 +30,7 @@ class Drained:
         for reign in reigns(evidence):
             for old, new in pairwise(reign.startups):
                 _judge_restart(reign, old, new, tally)
-        return tally.result(
-            self, slack="from the exit of the last old process to the fork of the new startup process"
-        )
+        return tally.result(self, slack="from the exit of the last old process to the fork of the new startup process")
 
 
 def _judge_restart(reign: Reign, old: Child, new: Child, tally: Tally) -> None:
@@ -44,9 +42,7 @@ def _judge_restart(reign: Reign, old: Child, new: Child, tally: Tally) -> None:
     alive = [child for child in before if _outlived(child, fork)]
     tally.trial(slack_ns=None if alive else fork - max(child.process.exit_t or 0 for child in before))
     for child in _of_the_old_generation(reign, before, alive, begin, fork):
-        tally.fail(
-            fork, f"{child} still lived when the new startup process was forked", lived(child), lived(new)
-        )
+        tally.fail(fork, f"{child} still lived when the new startup process was forked", lived(child), lived(new))
 
 
 def _outlived(child: Child, t_ns: int) -> bool:
@@ -97,9 +93,7 @@ class Memory:
             for record in evidence.harness_between(reign.begin, reign.end):
                 if record.ev == "memory_maps":
                     _judge_maps(reign, record, memories, tally)
-        return tally.result(
-            self, slack="from the exit of the last old process to the closing of the old memory"
-        )
+        return tally.result(self, slack="from the exit of the last old process to the closing of the old memory")
 
 
 def _judge_reset(reign: Reign, restart: Child, memories: Sequence[ServerRecord], tally: Tally) -> None:
@@ -127,15 +121,11 @@ def _judge_reset(reign: Reign, restart: Child, memories: Sequence[ServerRecord],
     ]
     last_exit = max(exits, default=None)
     in_time = closed is not None and last_exit is not None and last_exit <= closed.t
-    tally.trial(
-        slack_ns=closed.t - last_exit if in_time and closed is not None and last_exit is not None else None
-    )
+    tally.trial(slack_ns=closed.t - last_exit if in_time and closed is not None and last_exit is not None else None)
     if new.gen <= old.gen or new.ino in {record.ino for record in earlier}:
         tally.fail(new.t, f"generation {new.gen} is not a new memory", made_line, story)
     if closed is None:
-        tally.fail(
-            new.t, f"generation {new.gen} was made before generation {old.gen} was closed", made_line, story
-        )
+        tally.fail(new.t, f"generation {new.gen} was made before generation {old.gen} was closed", made_line, story)
         return
     for child in reign.children:
         process = child.process

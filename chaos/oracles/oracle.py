@@ -134,8 +134,7 @@ class Tally:
         else:
             status = OracleStatus.NOT_JUDGED
         reason = "; ".join(
-            f"{count} not judged: {why}"
-            for why, count in sorted(self.reasons.items(), key=lambda item: -item[1])[:3]
+            f"{count} not judged: {why}" for why, count in sorted(self.reasons.items(), key=lambda item: -item[1])[:3]
         )
         if status is OracleStatus.NOT_JUDGED and not reason:
             reason = "nothing happened that could have broken the rule"

@@ -53,6 +53,4 @@ def _judge_child(reign: Reign, child: Child, tally: Tally) -> None:
         return
     tally.trial()
     who = f"was reaped by process {process.reaped_by}" if process.reaped_t is not None else "was never reaped"
-    tally.fail(
-        process.exit_t, f"{child} {who}, not by the postmaster (PID {reign.postmaster.pid})", lived(child)
-    )
+    tally.fail(process.exit_t, f"{child} {who}, not by the postmaster (PID {reign.postmaster.pid})", lived(child))

@@ -33,9 +33,7 @@ class RecoveryOrder:
                 seen.setdefault(process.order, []).append(invoke)
         for order, invokes in seen.items():
             _judge_worker(*workers[order], invokes, tally)
-        return tally.result(
-            self, slack="from the startup process' exit 0 to the first operation of its generation"
-        )
+        return tally.result(self, slack="from the startup process' exit 0 to the first operation of its generation")
 
 
 def _judge_worker(reign: Reign, child: Child, invokes: list[Invoke], tally: Tally) -> None:

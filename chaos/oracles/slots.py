@@ -78,11 +78,7 @@ class _Books:
         child, process, assigned = owner
         if not self._tally.whole(assigned.t, min(record.t, self._reign.account.end)):
             return
-        reaped = (
-            process.reaped_t
-            if process is not None and process.reaped_by == self._reign.postmaster.pid
-            else None
-        )
+        reaped = process.reaped_t if process is not None and process.reaped_by == self._reign.postmaster.pid else None
         if reaped is None or surely_after(reaped, record.t):
             self._tally.trial()
             seen = f"wait4 returned it {when(reaped)}" if reaped is not None else "wait4 never returned it"

@@ -84,9 +84,7 @@ class Reign:
         # Its exit begins after its last record, so the end of its life bounds them.
         until = (postmaster.exit_t or _FOREVER) + TICK_NS
         self.journal: Sequence[ServerRecord] = [
-            record
-            for record in evidence.server_between(postmaster.born, until)
-            if record.pid == postmaster.pid
+            record for record in evidence.server_between(postmaster.born, until) if record.pid == postmaster.pid
         ]
         """What this postmaster itself wrote into the server's journal."""
         journal = _Journal(self.journal)
@@ -194,9 +192,7 @@ class Reign:
         if process.code == 0 and process.reaped_t is not None and process.reaped_t < t_ns:
             return False
         announced = [
-            r.t
-            for r in self.postmaster.received
-            if r.sig == SIGUSR1 and r.by == process.pid and r.t >= process.born
+            r.t for r in self.postmaster.received if r.sig == SIGUSR1 and r.by == process.pid and r.t >= process.born
         ]
         return not announced or t_ns <= announced[0] + PMSIGNAL_GRACE_NS
 

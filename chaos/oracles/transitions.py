@@ -59,9 +59,7 @@ def _judge_life(records: Sequence[ServerRecord], tally: Tally) -> None:
             )
         except msgspec.ValidationError as error:
             tally.trial()
-            tally.fail(
-                record.t, f"a step of the journal is none of the state machine's: {error}", _line(record)
-            )
+            tally.fail(record.t, f"a step of the journal is none of the state machine's: {error}", _line(record))
             return
         tally.trial()
     if steps and steps[0][0] != initial_state(steps[0][0].restart_after_crash):

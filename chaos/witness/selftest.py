@@ -73,9 +73,7 @@ def _wrong_end(
     return _wrong_status(process, what, code, signal_number, os.getpid())
 
 
-def _wrong_status(
-    process: Process, what: str, code: int | None, signal_number: int | None, reaper: int
-) -> str | None:
+def _wrong_status(process: Process, what: str, code: int | None, signal_number: int | None, reaper: int) -> str | None:
     if process.exit_t is None:
         return f"the end by {what} was not seen"
     if (process.code, process.signal) != (code, signal_number):
@@ -93,15 +91,9 @@ def _wrong_grandchild(account: Account, pid: int) -> str | None:
 
 
 def _wrong_signals(records: Sequence[KernelRecord], pid: int) -> str | None:
-    sent = [
-        record.sig
-        for record in records
-        if isinstance(record, Signal) and record.pid == pid and record.code == 0
-    ]
+    sent = [record.sig for record in records if isinstance(record, Signal) and record.pid == pid and record.code == 0]
     if sent != [signal.SIGCONT, signal.SIGKILL]:
         return f"SIGCONT and SIGKILL were sent to a process, and of its signals {sent} were seen"
-    if any(
-        record.by != os.getpid() for record in records if isinstance(record, Signal) and record.pid == pid
-    ):
+    if any(record.by != os.getpid() for record in records if isinstance(record, Signal) and record.pid == pid):
         return "a signal was seen with another sender"
     return None

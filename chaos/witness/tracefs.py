@@ -63,9 +63,7 @@ class Tracefs:
 
     def instance_names(self) -> list[str]:
         """The instances of any harness, ours and others', living and dead."""
-        return sorted(
-            path.name for path in Path(self.path, "instances").iterdir() if path.name.startswith(PREFIX)
-        )
+        return sorted(path.name for path in Path(self.path, "instances").iterdir() if path.name.startswith(PREFIX))
 
     def sweep(self) -> list[str]:
         """Remove the instances of harnesses that no longer live; the names of those removed."""
@@ -120,9 +118,7 @@ class Instance:
         return os.open(f"{self.path}/trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def processors(self) -> list[str]:
-        return sorted(
-            path.name for path in Path(self.path, "per_cpu").iterdir() if path.name.startswith("cpu")
-        )
+        return sorted(path.name for path in Path(self.path, "per_cpu").iterdir() if path.name.startswith("cpu"))
 
     def lost(self) -> tuple[int, int, int]:
         """Events lost since the instance was made, over all processors: dropped, overrun, commit overrun."""

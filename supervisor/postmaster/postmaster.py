@@ -125,7 +125,7 @@ class Postmaster:
             self._tell_stopwatch()
             now = time.monotonic()
             if now >= next_lock_check:
-                next_lock_check = now + LOCK_FILE_CHECK_S
+                next_lock_check = now + lock_check_s
                 if not self._equipment.lock_file.still_ours(self._log):
                     self._tell(ev.LockFileInvalid())
             if now >= next_touch:
@@ -207,9 +207,9 @@ class Postmaster:
     def _accept(self) -> None:
         try:
             connection = self._equipment.listening.accept()
-        except OSError as error:
+        except OSError as failure:
             # Out of descriptors or memory. It stays in the queue, so without a pause this would be a busy loop.
-            self._log.log(Level.LOG, f"could not accept new connection: {error.strerror}")
+            self._log.log(Level.LOG, f"could not accept new connection: {failure.strerror}")
             self._host.wait(None, ACCEPT_RETRY_MS)
             return
         if connection is None:

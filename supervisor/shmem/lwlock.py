@@ -2,8 +2,10 @@
 
 A lock is a `sem_t` in the region, used only with try-acquire and post. A waiter writes the lock's
 number into its own PGPROC word, tries again, and sleeps in `Host.wait`; a release posts, then reads
-the wait words and wakes the process that has waited longest. Semaphore operations are full fences,
-so either the waiter's second try succeeds or the releaser sees its word: no wake-up is lost.
+the wait words and wakes the process that has waited longest. Either the waiter's second try succeeds
+or the releaser sees its word, so no wake-up is lost: between store and load each side has an atomic
+operation that the processor lets nothing overtake. The releaser's is its post. A try that fails is
+none (`sem_trywait` only looks), so the waiter first takes and gives a semaphore of its own.
 
 The owner word is for diagnosis: it is stored after the acquire and cleared before the release, so a
 reader may see 0 while the lock is held. Nothing heals when a holder dies, on purpose.
@@ -111,6 +113,8 @@ class LWLocks:
         self._post: dict[int, Callable[[], None]] = {}
         self._waiters = slice(8 * procs.wait_lock, 8 * (procs.wait_lock + procs.count))
         self._no_waiters = bytes(8 * procs.count)
+        self._fence_bytes = ctypes.create_string_buffer(_SEM_FREE, len(_SEM_FREE))
+        self._fence = SemLock._rebuild(ctypes.addressof(self._fence_bytes), _KIND_SEMAPHORE, 1, None)
 
     def acquire(self, lock: int) -> None:
         """Take a lock, waiting for it if need be. Not recursive; interrupts are not looked at."""
@@ -162,6 +166,8 @@ class LWLocks:
         q, procs, me = self._q, self._procs, self._procno
         q[procs.wait_since + me] = self._host.now_ns()
         q[procs.wait_lock + me] = lock + 1
+        self._fence.acquire(False)
+        self._fence.release()
         while True:
             self._latch.clear()
             if attempt(False):

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,9 +19,11 @@ from chaos.targets.process import open_process
 from chaos.witness.proc_maps import MappedMemory, mapped_memories
 from supervisor.points import Arm, Point, PointAction, PointMap
 from supervisor.roles import Role
-from tests.conftest import Kernel
 from tests.support.server import LiveServer
 from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.conftest import Kernel
 
 
 class Scene:

@@ -186,3 +186,22 @@ def test_an_evicted_page_keeps_its_row_locks(tmp_path: Path) -> None:
         other.get("t", 7, for_update=True)
     assert caught.value.sqlstate == "55P03"
     rig.crash()
+
+
+def test_transactions_that_end_in_another_order_than_their_numbers(rig: Rig) -> None:
+    """A version can be dead for all while the one before it, whose end has a newer number, is only recently dead."""
+    filled(rig, 3)
+    older, between, newer = rig.session(), rig.session(), rig.session()
+    older.begin()
+    older.update("t", 0, (0, 1, ""))
+    between.begin()
+    between.update("t", 2, (2, 1, ""))
+    newer.update("t", 1, (1, 1, ""))
+    older.update("t", 1, (1, 2, ""))
+    older.commit()
+    # What `between` holds back lies between the two numbers.
+    for i in range(300):
+        newer.update("t", 0, (0, i, "x" * 20))
+        assert newer.get("t", 1) == (1, 2, "")
+    between.commit()
+    assert [row[1] for row in newer.scan("t")] == [299, 2, 1]

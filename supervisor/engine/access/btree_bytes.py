@@ -27,6 +27,8 @@ _header = HEADER.unpack_from
 _put_bounds = BOUNDS.pack_into
 _ENTRY = Struct("<HHI")  # key length, line, block
 _CHILD = Struct("<I")
+_get_u16 = U16.unpack_from
+_get_entry = _ENTRY.unpack_from
 
 
 class BytesLayout:
@@ -69,17 +71,21 @@ class BytesLayout:
 
     def search(self, at: int, key: bytes, tid: int) -> tuple[int, bool]:
         """See Layout."""
-        lower, _, _, _, _, _, _, level, _ = _header(self._mm, at + LOWER_AT)
-        low, stop = 0, (lower - HEADER_BYTES) // 2
-        wanted, equal = (key, tid), False
+        mm = self._mm
+        lower, _, _, _, _, _, _, level, _ = _header(mm, at + LOWER_AT)
+        base, skip = at + HEADER_BYTES, 12 if level else 8
+        low, stop, equal = 0, (lower - HEADER_BYTES) >> 1, False
         while low < stop:
-            middle = (low + stop) // 2
-            found = self._position(at + self._offset(at, middle), level)
-            if found < wanted:
+            middle = (low + stop) >> 1
+            entry = at + _get_u16(mm, base + 2 * middle)[0]
+            length, line, block = _get_entry(mm, entry)
+            entry += skip
+            found = mm[entry : entry + length]
+            if found < key or (found == key and (block << 16 | line) < tid):
                 low = middle + 1
             else:
                 stop = middle
-                equal = found == wanted
+                equal = found == key and (block << 16 | line) == tid
         return low, equal
 
     def fits(self, at: int, key: bytes) -> bool:

@@ -46,8 +46,8 @@ from supervisor.shmem.procarray import process_count
 from supervisor.shmem.region import Area, Region
 
 _FLAGS, _STARTED, _DONE, _FAILED, _LAST_END, _LAST_REDO = range(6)
-_RETRY_MS = 100
-_RETRIES = 600
+_RETRY_MS = 5
+_RETRIES = 12_000
 
 
 class CheckpointFlags(IntFlag):

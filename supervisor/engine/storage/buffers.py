@@ -96,7 +96,7 @@ class BufferPool:
         """
         tag = relation << 32 | block
         buffer = self._seen.get(tag, -1)
-        if buffer >= 0:
+        if buffer >= 0:  # `_lock_seen`, written out: nearly every access ends here
             self._acquire(FIRST_BUFFER_LOCK + buffer)
             q = self.q
             if q[self._tag + buffer] == tag:
@@ -129,7 +129,9 @@ class BufferPool:
         ordered = sorted(tags)
         locked: dict[int, int] = {}
         for tag in ordered:
-            buffer = self._lock_resident(tag)
+            buffer = self._lock_seen(tag)
+            if buffer < 0:
+                buffer = self._lock_resident(tag)
             if buffer < 0:
                 break
             locked[tag] = buffer
@@ -178,18 +180,18 @@ class BufferPool:
         `zero` neither reads nor keeps what was there: the caller overwrites the whole page, which may
         be torn on disk. Only redo, where nobody else writes, may hold other locks.
         """
-        self._relations.ensure(relation, block + 1)
         tag = relation << 32 | block
-        while True:
-            buffer = self._lock_resident(tag)
-            if buffer >= 0:
-                if zero:
-                    at = self.page_offset(buffer)
-                    self.mm[at : at + PAGE_BYTES] = _ZEROS
-                return buffer
-            buffer = self._load(tag, zero=zero)
-            if buffer >= 0:
-                return buffer
+        buffer = self._lock_seen(tag)
+        if buffer < 0:
+            self._relations.ensure(relation, block + 1)
+            while (buffer := self._lock_resident(tag)) < 0:
+                buffer = self._load(tag, zero=zero)
+                if buffer >= 0:
+                    return buffer
+        if zero:
+            at = self.page_offset(buffer)
+            self.mm[at : at + PAGE_BYTES] = _ZEROS
+        return buffer
 
     def unlock(self, buffer: int) -> None:
         """Give the content lock back; the page may leave its buffer from now on."""
@@ -261,6 +263,20 @@ class BufferPool:
             raise RuntimeError(
                 f"block {block} of relation {relation} would be read while locks {self._locks.held} are held"
             )
+
+    def _lock_seen(self, tag: int) -> int:
+        """The buffer of a page, locked, if it is where this process last saw it; else -1."""
+        buffer = self._seen.get(tag, -1)
+        if buffer >= 0:
+            self._acquire(FIRST_BUFFER_LOCK + buffer)
+            q = self.q
+            if q[self._tag + buffer] == tag:
+                usage = q[self._usage + buffer]
+                if usage < MAX_USAGE:
+                    q[self._usage + buffer] = usage + 1
+                return buffer
+            self._release(FIRST_BUFFER_LOCK + buffer)
+        return -1
 
     def _lock_resident(self, tag: int) -> int:
         """The buffer of a page, locked, if the page is in memory or on its way; else -1. Never reads."""
