@@ -84,7 +84,7 @@ def _lsn(context: click.Context, parameter: click.Parameter, value: str | None) 
     try:
         return parse_lsn(value)
     except ValueError:
-        raise click.BadParameter(f"'{value}' is not an LSN: write two hexadecimal numbers, as in 0/1000028") from None
+        raise click.BadParameter(f"'{value}' is not an LSN: write two hexadecimal numbers, as in 0/1000020") from None
 
 
 def _disk(directory: Path) -> PosixDisk:
@@ -106,7 +106,7 @@ def waldump(directory: Path, start: int | None, limit: int | None) -> int:
 
     \b
     crashbed waldump -D data -n 20
-    crashbed waldump -D data --start 0/1000028
+    crashbed waldump -D data --start 0/1000020
 
     It only reads, so the server may run meanwhile. The oldest LSN that can be given is the start of the oldest
     segment in pg_wal, plus its header; `crashbed controldata` names the last checkpoint's.

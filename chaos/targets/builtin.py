@@ -46,6 +46,10 @@ class JournalTail:
         self.ready_ns = 0
         self.generation = 0
 
+    def forget(self) -> None:
+        """A new postmaster begins: no generation of it is ready."""
+        self.ready_generation = self.generation = 0
+
     def read(self) -> list[dict[str, Any]]:
         """The records since the last look."""
         try:
@@ -73,7 +77,7 @@ class JournalTail:
             elif record["ev"] == "ready":
                 self.ready_generation, self.ready_ns = record["gen"], record["t"]
             elif record["ev"] == "postmaster_start":
-                self.ready_generation = self.generation = 0
+                self.forget()
         return records
 
 
@@ -128,6 +132,9 @@ class BuiltinTarget:
     def start(self) -> int:
         """Exec a postmaster and return its pid; `wait_ready` waits for it. Only from the main thread,
         because the death signal follows the thread that started it."""
+        # What an earlier postmaster said of its generations says nothing of this one's.
+        self.journal.read()
+        self.journal.forget()
         command = [sys.executable, "-m", "supervisor", "-D", str(self.data_directory), "-k", str(self._sockets)]
         command += ["--die-with", str(os.getpid())]
         for name, value in self._options.items():

@@ -91,7 +91,7 @@ class Engine:
     def commit(self) -> None:
         """End the transaction durably."""
         self.transaction.commit()
-        self.tables.forget_scans()
+        self.tables.end_transaction()
         self.catalog.end_transaction(committed=True)
 
     def abort(self) -> None:
@@ -99,7 +99,7 @@ class Engine:
         self.attachment.locks.release_all()
         self.row_locks.release_all()
         self.transaction.abort()
-        self.tables.forget_scans()
+        self.tables.end_transaction()
         self.catalog.end_transaction(committed=False)
 
     def close(self) -> None:

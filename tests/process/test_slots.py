@@ -78,13 +78,13 @@ def test_the_rule_sees_a_release_that_does_not_look(make_scene: MakeScene, point
 def kill_before_active(scene: Scene, times: int) -> list[int]:
     """SIGKILL backends that still wait for the startup packet, one per generation; their pids."""
     pids = []
-    for _ in range(times):
+    for generation in range(1, times + 1):
         with scene.server.knock() as silent:
             silent.say(client.ssl_request())
             assert silent.hear_byte() == b"N"
             pids.append(scene.server.kill("backend"))
             silent.hear_the_end()
-        scene.server.wait_generation(scene.server.generation)
+        scene.server.wait_generation(generation)
     return pids
 
 

@@ -200,12 +200,34 @@ def test_no_lock_is_held_over_a_read_or_a_write(server: Server) -> None:
     assert not any(held)
 
 
-def test_a_page_is_not_read_under_another_lock(server: Server) -> None:
+def test_no_page_is_asked_for_under_another_lock(server: Server) -> None:
     fill(server, 20)
     buffer = server.pool.lock(RELATION, 19)
-    with pytest.raises(RuntimeError, match="would be read while locks"):
-        server.pool.lock(RELATION, 0)
+    for block in (0, 18):  # on disk, in memory
+        with pytest.raises(RuntimeError, match="a page is asked for while locks"):
+            server.pool.lock(RELATION, block)
+    with pytest.raises(RuntimeError, match="a page is asked for while locks"):
+        server.pool.lock_many([(RELATION, 1), (RELATION, 2)])
+    with pytest.raises(RuntimeError, match="a page is asked for while locks"):
+        server.pool.lock_new(RELATION)
     server.pool.unlock(buffer)
+
+
+def test_a_stale_memory_does_not_make_two_processes_wait_for_each_other(server: Server) -> None:
+    """We hold page 18 and remember page 19 in a buffer that another process has locked for page 3; it wants
+    page 18 next. To wait for it would be a deadlock, and SoloHost says so."""
+    fill(server, 20)
+    server.pool.write_dirty()
+    other = server.another_process()
+    theirs = other.lock(RELATION, 3)
+    server.pool.lock_many([(RELATION, 17), (RELATION, 18)])
+    server.attachment.locks.release_all()
+    server.pool._seen[RELATION << 32 | 19] = theirs
+    buffers = server.pool.lock_many([(RELATION, 18), (RELATION, 19)])
+    assert [server.pool.tag(buffer)[1] for buffer in buffers] == [18, 19]
+    for buffer in buffers:
+        server.pool.unlock(buffer)
+    other.unlock(theirs)
 
 
 def test_several_pages_are_locked_together_and_in_the_order_asked_for(server: Server) -> None:

@@ -61,6 +61,9 @@ class Tables:
         self._transaction = transaction
         self._scans: dict[int, int] = {}
         self._next_scan = 0
+        # Rows that this transaction has locked or changed in place: where they are, and a snapshot that sees them.
+        # Nobody else can change, move or prune them before the transaction ends, so both stay true.
+        self._mine: dict[tuple[int, Key], tuple[int, Snapshot]] = {}
 
     # Snapshots: one a statement; a scan keeps its own until it ends.
 
@@ -71,9 +74,10 @@ class Tables:
         scans = self._scans
         self._running.release_snapshot(next(iter(scans.values())) if scans else 0)
 
-    def forget_scans(self) -> None:
-        """The transaction is over: an open scan may not go on."""
+    def end_transaction(self) -> None:
+        """The transaction is over: an open scan may not go on, and no row is its own any more."""
         self._scans.clear()
+        self._mine.clear()
 
     # Tables.
 
@@ -148,6 +152,8 @@ class Tables:
                 result, body = self._heap.lock_row(table.heap, tid, snapshot, xid, table.codec.has_key, key)
                 if result != MISSING:
                     break
+            if result == DONE:
+                self._mine[table.heap, key] = (tid, snapshot)
             if not self._again(table, tids, result):
                 return table.codec.decode(body) if result == DONE else None
 
@@ -193,20 +199,33 @@ class Tables:
                 return False
             self.insert(table, row)
             return True
+        mine = self._mine.get((table.heap, key))
+        if mine is not None:
+            result = self._update(table, *mine, key, body)
+            if result == DONE:
+                return True
         while True:
             snapshot = self._begin()
             tids = table.btree.lookup(key)
             result = MISSING
             for tid in tids:
-                xid = self._transaction.ensure_xid()
-                result = self._heap.update(table.heap, tid, snapshot, xid, table.codec.has_key, key, body)
-                if result == NO_ROOM:
-                    self._move(table, tid, snapshot, xid, key, body)
-                    result = DONE
+                result = self._update(table, tid, snapshot, key, body)
                 if result != MISSING:
                     break
             if not self._again(table, tids, result):
                 return result == DONE
+
+    def _update(self, table: Table, tid: int, snapshot: Snapshot, key: Key, body: bytes) -> int:
+        """Replace the version that a snapshot sees at one tid: DONE, MISSING, CHANGED or the xid to wait for."""
+        xid = self._transaction.ensure_xid()
+        result = self._heap.update(table.heap, tid, snapshot, xid, table.codec.has_key, key, body)
+        if result == DONE:
+            self._mine[table.heap, key] = (tid, snapshot)
+        elif result == NO_ROOM:
+            self._mine.pop((table.heap, key), None)
+            self._move(table, tid, snapshot, xid, key, body)
+            result = DONE
+        return result
 
     def _move(self, table: Table, tid: int, snapshot: Snapshot, xid: int, key: Key, body: bytes) -> None:
         """Go on with an update that found no room on the row's page; the old version is locked."""
@@ -223,6 +242,7 @@ class Tables:
     def delete(self, table: Table, value: Value) -> bool:
         """Remove the newest committed row with a key; False if there is none."""
         key = table.search_key(value)
+        self._mine.pop((table.heap, key), None)
         while True:
             snapshot = self._begin()
             tids = table.btree.lookup(key)

@@ -211,7 +211,7 @@ def read_control(disk: Disk) -> ControlData:
     except OSError as error:
         raise StartupError(
             f'could not open file "{CONTROL_FILE}": {error.strerror or error}',
-            hint="Is this a data directory? It is made by initdb.",
+            hint="Is this a data directory? Make one with: crashbed init -D DIR",
         ) from error
     return decode_control(block)
 

@@ -6,10 +6,10 @@ decides what is logged, and never holds a lock over I/O.
 How it stays correct:
 
 - Holding a buffer's content lock is the pin: a page leaves its buffer only under that lock. A second
-  page is needed at times, and reading it under the first one's lock would be I/O under a lock. So one
-  process locks one page with `lock`, and several only with `lock_many`, which reads them in first and
-  then locks them in ascending (relation, block) order: no deadlock either. `lock` under another lock
-  works for a page in memory and raises RuntimeError when it would have to read.
+  page is needed at times, and reading it under the first one's lock would be I/O under a lock. So a
+  process that holds any lock may not ask for a page (RuntimeError), and several pages are locked only
+  by `lock_many`, which reads them in first, keeps them there by a pin count, and then locks them in
+  ascending (relation, block) order: no deadlock either.
 - A process remembers in a dict of its own where it saw a page; the buffer's tag word, read under the
   content lock, says whether it is still there. A stale memory costs a look into the shared mapping and
   is never wrong.
@@ -94,6 +94,8 @@ class BufferPool:
         ServerError XX001 for a block that the relation does not have or a page that does not verify,
         58030 when it cannot be read, 53200 when every buffer stays in use.
         """
+        if self._locks.held:
+            self._require_no_lock()
         tag = relation << 32 | block
         buffer = self._seen.get(tag, -1)
         if buffer >= 0:  # `_lock_seen`, written out: nearly every access ends here
@@ -107,7 +109,6 @@ class BufferPool:
             self._release(FIRST_BUFFER_LOCK + buffer)
         buffer = self._lock_resident(tag)
         while buffer < 0:
-            self._require_no_lock(relation, block)
             if block >= self._relations.size(relation):
                 raise ServerError(
                     f'could not read block {block} in file "{relation_path(relation)}": '
@@ -125,13 +126,14 @@ class BufferPool:
         They are locked in ascending order of (relation, block), whatever order is asked for, and no
         lock may be held before. Whatever the caller knew of the pages it must check again.
         """
+        self._require_no_lock()
         tags = [relation << 32 | block for relation, block in pages]
         ordered = sorted(tags)
         locked: dict[int, int] = {}
         for tag in ordered:
-            buffer = self._lock_seen(tag)
-            if buffer < 0:
-                buffer = self._lock_resident(tag)
+            # Only the first may be waited for: where this process remembers a page there may be another one by
+            # now, and to wait for that one would be out of order.
+            buffer = self._lock_seen(tag, wait=not locked)
             if buffer < 0:
                 break
             locked[tag] = buffer
@@ -163,7 +165,7 @@ class BufferPool:
         Hold no lock. The file is not touched; the page gets there when it is written, and until then
         reads as zeros. Another process that trusts `relation_size` may lock the page first.
         """
-        self._require_no_lock(relation, -1)
+        self._require_no_lock()
         block = self._relations.extend(relation)
         buffer = self._load(relation << 32 | block, zero=True)
         return (buffer if buffer >= 0 else self.lock(relation, block)), block
@@ -258,25 +260,27 @@ class BufferPool:
 
     # Finding and filling buffers.
 
-    def _require_no_lock(self, relation: int, block: int) -> None:
+    def _require_no_lock(self) -> None:
         if self._locks.held:
-            raise RuntimeError(
-                f"block {block} of relation {relation} would be read while locks {self._locks.held} are held"
-            )
+            raise RuntimeError(f"a page is asked for while locks {self._locks.held} are held")
 
-    def _lock_seen(self, tag: int) -> int:
+    def _lock_seen(self, tag: int, *, wait: bool = True) -> int:
         """The buffer of a page, locked, if it is where this process last saw it; else -1."""
         buffer = self._seen.get(tag, -1)
-        if buffer >= 0:
+        if buffer < 0:
+            return -1
+        if wait:
             self._acquire(FIRST_BUFFER_LOCK + buffer)
-            q = self.q
-            if q[self._tag + buffer] == tag:
-                usage = q[self._usage + buffer]
-                if usage < MAX_USAGE:
-                    q[self._usage + buffer] = usage + 1
-                return buffer
+        elif not self._locks.try_acquire(FIRST_BUFFER_LOCK + buffer):
+            return -1
+        q = self.q
+        if q[self._tag + buffer] != tag:
             self._release(FIRST_BUFFER_LOCK + buffer)
-        return -1
+            return -1
+        usage = q[self._usage + buffer]
+        if usage < MAX_USAGE:
+            q[self._usage + buffer] = usage + 1
+        return buffer
 
     def _lock_resident(self, tag: int) -> int:
         """The buffer of a page, locked, if the page is in memory or on its way; else -1. Never reads."""
