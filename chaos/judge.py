@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from chaos.environment import describe
 from chaos.oracles import observable
 from chaos.oracles.data import CycleCounts
@@ -28,7 +30,7 @@ from chaos.witness.account import Account, surely_after
 from reports.render import write_reports
 from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
 from reports.statistics import bound
-from reports.verdict import Coverage, Finding, NotJudged, OracleStatus, PointHits, Verdict
+from reports.verdict import Coverage, Finding, NotJudged, OracleRow, OracleStatus, PointHits, Verdict
 from supervisor.points import Point, PointMap
 from workloads.registry import WORKLOADS
 
@@ -43,6 +45,7 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     observed = observable.judge(run.harness_records(), sum(1 for _ in run.observed_records()))
     results = [*data.results, observed]
     supervision = [oracle.judge(evidence) for oracle in SUPERVISION]
+    results_by_name = {result.name: result for result in [*results, *supervision]}
     witnessed = evidence.account.opened is not None
     insisted = info.plan.get("require") == "supervision"
     rows = [result.row() for result in results]
@@ -54,6 +57,7 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     failed = {finding.cycle for finding in _findings([*results, *supervision], info, run) if finding.cycle is not None}
     epochs = {cycle.epoch for cycle in cycles}
     conclusive = [cycle for cycle, why in zip(cycles, reasons, strict=True) if not why or cycle.cycle in failed]
+    rows = [_bounded(row, results_by_name[row.name], conclusive) for row in rows]
     return Verdict(
         status=decision.status,
         exit_code=int(decision.exit_code),
@@ -82,6 +86,14 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         finished=info.finished or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         seconds=_seconds(cycles),
     )
+
+
+def _bounded(row: OracleRow, result: OracleResult, cycles: Sequence[Cycle]) -> OracleRow:
+    """The row with what it proves per cycle: trials within one cycle are not independent of each other."""
+    if row.status is OracleStatus.NOT_JUDGED:
+        return row
+    failing = {failure.cycle for failure in result.failures}
+    return msgspec.structs.replace(row, bounds=(bound("cycle", len(cycles), sum(c.cycle in failing for c in cycles)),))
 
 
 def _conclude(cycle: Cycle, counts: CycleCounts | None, account: Account, witnessed: bool) -> tuple[Reason, ...]:

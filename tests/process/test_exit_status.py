@@ -49,12 +49,12 @@ class End:
 
 ROWS = (
     *(End(Role.BACKEND, status, "nothing") for status in (0, 1)),
-    *(End(Role.BACKEND, status, "crash") for status in (2, 3, 255, KILLED, ABORTED, -int(signal.SIGSEGV))),
+    *(End(Role.BACKEND, status, "crash") for status in (2, 255, KILLED, ABORTED)),
     *(End(Role.DEAD_END, status, "nothing") for status in (0, 1)),
     *(End(Role.DEAD_END, status, "crash") for status in (2, KILLED)),
     *(End(role, 0, "nothing") for role in (Role.BGWRITER, Role.WALWRITER)),
-    *(End(role, status, "crash") for role in (Role.BGWRITER, Role.WALWRITER) for status in (1, 2, KILLED)),
-    *(End(Role.CHECKPOINTER, status, "crash") for status in (0, 1, 2, KILLED)),
+    *(End(role, status, "crash") for role in (Role.BGWRITER, Role.WALWRITER) for status in (1, KILLED)),
+    *(End(Role.CHECKPOINTER, status, "crash") for status in (0, 1, KILLED)),
 )
 
 
@@ -210,3 +210,79 @@ def test_a_startup_process_that_fails_ends_the_server(
     assert all(child.process.reaped_by == reign.postmaster.pid for child in reign.children)
     assert "shutting down due to startup process failure" in scene.server.log()
     assert scene.server.log().rstrip().endswith("database system is shut down")
+
+
+def standing_startup(scene: Scene, points: Points) -> int:
+    """Crash a server with something to replay; its new startup process stands at the first record. The pid."""
+    with scene.server.connect() as session:
+        session.execute("CALL bank_setup(accounts => 10)")
+    arm = points.arm(Role.STARTUP, Point.REDO_RECORD, PointAction.SIGSTOP)
+    scene.server.kill("walwriter")
+    pid = points.wait_fired(arm)
+    scene.wait_stopped(pid)
+    return pid
+
+
+def test_sigterm_by_hand_to_a_startup_process_is_a_failure(make_scene: MakeScene, points: Points) -> None:
+    """Nobody had asked the server to stop (specification 1.6 no. 12)."""
+    scene = make_scene(points.options)
+    pid = standing_startup(scene, points)
+    scene.server.signal_child(pid, signal.SIGTERM)
+    scene.server.signal_child(pid, signal.SIGCONT)
+    assert scene.server.wait_exit() == 1
+    reign = scene.reign()
+    assert ended(reign, pid).process.code == 1
+    assert consequence(reign, pid) == "exit 1"
+    assert not_told_to_quit(reign, pid) == []
+
+
+@pytest.mark.parametrize("request_", [signal.SIGTERM, signal.SIGINT], ids=["smart", "fast"])
+def test_a_startup_process_that_was_told_to_stop_has_not_failed(
+    make_scene: MakeScene, points: Points, request_: signal.Signals
+) -> None:
+    """With a shutdown requested its exit 1 is ordinary: nobody is told to quit, and recovery is left to the next start."""
+    scene = make_scene(points.options)
+    pid = standing_startup(scene, points)
+    quits_before = len(scene.reign().quits)
+    scene.server.signal_postmaster(request_)
+    wait_until("SIGTERM for the startup process", lambda: pending(pid, signal.SIGTERM))
+    scene.server.signal_child(pid, signal.SIGCONT)
+    assert scene.server.wait_exit() == 0
+    reign = scene.reign()
+    assert ended(reign, pid).process.code == 1
+    assert len(reign.quits) == quits_before
+    assert recovers_at_next_start(scene.server)
+
+
+def pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process that stands."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, mask = line.partition(":")
+        if name in ("SigPnd", "ShdPnd") and int(mask, 16) >> (number - 1) & 1:
+            return True
+    return False
+
+
+def recovers_at_next_start(server: LiveServer) -> bool:
+    """Start the server once more on the same data and look whether the bank is there."""
+    server.target.close()
+    again = LiveServer(server.directory)
+    try:
+        again.start()
+        with again.connect() as session:
+            return session.execute("CALL bank_observe(after => 0)").fetchone() is not None
+    finally:
+        again.close()
+
+
+def test_startup_exit_3_is_an_orderly_shutdown(make_server: MakeServer, points: Points, kernel: Kernel) -> None:
+    """The recovery target was reached: nobody is told to quit, and the postmaster ends well (checklist 12)."""
+    arm = points.arm(Role.STARTUP, Point.PROCESS_ATTACHED, PointAction.EXIT, 3)
+    server = make_server(points.options)
+    server.target.start()
+    scene = Scene(server, kernel)
+    assert server.wait_exit() == 0
+    reign = scene.reign()
+    assert ended(reign, points.wait_fired(arm)).process.code == 3
+    assert reign.quits == []
+    assert "shutdown at recovery target" in server.log()

@@ -76,7 +76,12 @@ def test_a_value_is_read_in_its_unit(name: str, text: str, value: object) -> Non
         ("port", "1.5", "a whole number is needed", "without a unit"),
         ("port", "", 'invalid value for parameter "port": ""', "without a unit"),
         ("port", "٣", 'invalid value for parameter "port"', "without a unit"),
-        ("shared_buffers", "16mb", 'invalid value for parameter "shared_buffers": "16mb"', '"B", "kB", "MB", "GB", "TB"'),
+        (
+            "shared_buffers",
+            "16mb",
+            'invalid value for parameter "shared_buffers": "16mb"',
+            '"B", "kB", "MB", "GB", "TB"',
+        ),
         ("shared_buffers", "5min", 'invalid value for parameter "shared_buffers": "5min"', '"kB"'),
         ("checkpoint_timeout", "5m", 'invalid value for parameter "checkpoint_timeout": "5m"', '"min"'),
         ("fsync", "o", 'parameter "fsync" requires a Boolean value', "on or off"),
@@ -195,7 +200,9 @@ def test_options_are_named_in_a_refusal_and_win_over_the_file() -> None:
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(StartupError, match=r'"min_wal_size" \(128MB\) must be at most "max_wal_size" \(64MB\)') as caught:
+    with pytest.raises(
+        StartupError, match=r'"min_wal_size" \(128MB\) must be at most "max_wal_size" \(64MB\)'
+    ) as caught:
         make_settings(parse_options(["min_wal_size=128MB"]))
     assert caught.value.hint
 

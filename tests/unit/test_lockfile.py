@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,24 +36,17 @@ def contents(directory: Path, pid: int | None = None) -> Contents:
 
 def dead_pid() -> int:
     """A number that was a process's until just now."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return pid
+    with subprocess.Popen(["/bin/true"]) as process:
+        process.wait()
+    return process.pid
 
 
 @pytest.fixture
-def living_pid() -> int:
-    """A process that is alive, is not this one or its parent, and is not signalled: the first of this machine."""
-    pid = 1
-    if os.getppid() == pid:
-        pytest.skip("the parent is process 1")
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        pytest.skip("process 1 is another user's, which counts as dead")
-    return pid
+def living_pid() -> Iterator[int]:
+    """A process of the same user that is alive, and is neither this one nor its parent."""
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.communicate()
 
 
 def refusal(path: Path) -> StartupError:
@@ -63,9 +58,7 @@ def refusal(path: Path) -> StartupError:
 def test_the_eight_lines(tmp_path: Path) -> None:
     path = tmp_path / lockfile.NAME
     lock = lockfile.create(path, contents(tmp_path), USE)
-    lock.rewrite(
-        Contents(os.getpid(), str(tmp_path), 1_700_000_000, 5432, "/tmp", "", (123, 4), Status.READY), NOWHERE
-    )
+    lock.rewrite(Contents(os.getpid(), str(tmp_path), 1_700_000_000, 5432, "/tmp", "", (123, 4), Status.READY), NOWHERE)
     lines = path.read_text().split("\n")
     assert lines == [
         str(os.getpid()), str(tmp_path), "1700000000", "5432", "/tmp", "", "      123         4", "ready   ", "",

@@ -118,6 +118,7 @@ class CommitLog:
         with CRITICAL:
             pool.mark_dirty(buffer)
             _set_committed(pool, at, byte, shift)
+            pool.host.point(Point.CLOG_UPDATE_UNDER_LOCK)
             _, end = self._wal.insert(
                 Rmgr.TRANSACTION,
                 TransactionInfo.COMMIT,
