@@ -14,8 +14,11 @@ from supervisor.engine.recovery.checkpoint import (
     CheckpointRequests,
     checkpoint_due,
     create_checkpoint,
+    set_cluster_state,
 )
+from supervisor.engine.recovery.control import ClusterState, read_control
 from supervisor.errors import ServerError
+from supervisor.log import Level
 from supervisor.processes.auxiliary import Requests, attach, attempt
 from supervisor.processes.child import EXIT_ORDERLY, Child
 from supervisor.shmem.pmsignal import Message
@@ -52,9 +55,25 @@ class Checkpointer:
             self._perform(flags | self._requests.take())
 
     def shut_down(self) -> None:
-        """The shutdown checkpoint; after it no WAL may be written."""
-        self._perform(CheckpointFlags.IS_SHUTDOWN | CheckpointFlags.FAST)
+        """The shutdown checkpoint; after it no WAL may be written.
+
+        Recovery that was stopped on its way has none: what it replayed is not all on disk, and WAL is not open. The
+        next start takes it up again from the same checkpoint (PostgreSQL's ShutdownXLOG and CreateRestartPoint).
+        """
+        if self._recovery_is_over():
+            self._perform(CheckpointFlags.IS_SHUTDOWN | CheckpointFlags.FAST)
+        else:
+            self._child.log.log(Level.DEBUG1, "skipping the shutdown checkpoint: recovery has not ended")
         self._child.pmsignal.send(Message.XLOG_IS_SHUTDOWN, self._child.postmaster)
+
+    def _recovery_is_over(self) -> bool:
+        """Whether WAL is open, and the control file does not say that crash recovery is at work. If it is, the file
+        is marked as shut down in recovery."""
+        disk, settings = self._child.disk, self._child.settings
+        if read_control(disk).state is ClusterState.IN_CRASH_RECOVERY:
+            set_cluster_state(disk, self._child.host, ClusterState.SHUTDOWNED_IN_RECOVERY, fsync=settings.fsync)
+            return False
+        return self._engine.wal.insert_lsn() != 0
 
     def _perform(self, flags: CheckpointFlags) -> None:
         self._last_ns = self._child.host.now_ns()

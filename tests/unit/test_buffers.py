@@ -21,6 +21,7 @@ from supervisor.engine.storage.critical import CRITICAL
 from supervisor.engine.storage.mapping import BufferMapping
 from supervisor.engine.storage.mapping import shmem_areas as mapping_areas
 from supervisor.errors import DATA_CORRUPTED, DISK_FULL, IO_ERROR, OUT_OF_MEMORY, Panic, ServerError
+from supervisor.host import Wake
 from supervisor.points import Point
 from supervisor.shmem.lwlock import LWLock
 from supervisor.shmem.region import Region
@@ -215,7 +216,7 @@ def test_no_page_is_asked_for_under_another_lock(server: Server) -> None:
 
 def test_a_stale_memory_does_not_make_two_processes_wait_for_each_other(server: Server) -> None:
     """We hold page 18 and remember page 19 in a buffer that another process has locked for page 3; it wants
-    page 18 next. To wait for it would be a deadlock, and SoloHost says so."""
+    page 18 next. To wait for it while we hold page 18 would be a deadlock; with nothing held it is not."""
     fill(server, 20)
     server.pool.write_dirty()
     other = server.another_process()
@@ -223,11 +224,20 @@ def test_a_stale_memory_does_not_make_two_processes_wait_for_each_other(server: 
     server.pool.lock_many([(RELATION, 17), (RELATION, 18)])
     server.attachment.locks.release_all()
     server.pool._seen[RELATION << 32 | 19] = theirs
+    waited = []
+
+    def wait(*arguments: object) -> Wake:
+        assert server.attachment.locks.held == []
+        other.unlock(theirs)
+        waited.append(True)
+        return Wake.LATCH
+
+    server.host.wait = wait  # type: ignore[method-assign]
     buffers = server.pool.lock_many([(RELATION, 18), (RELATION, 19)])
     assert [server.pool.tag(buffer)[1] for buffer in buffers] == [18, 19]
     for buffer in buffers:
         server.pool.unlock(buffer)
-    other.unlock(theirs)
+    assert waited
 
 
 def test_several_pages_are_locked_together_and_in_the_order_asked_for(server: Server) -> None:

@@ -61,9 +61,7 @@ APPEND_FILL = 0.9  # how full a page stays that is split at its right end, by ke
 class WalInsert(Protocol):
     """What the tree needs of the WAL."""
 
-    def insert(
-        self, rmgr: Rmgr, info: int, xid: int, body: bytes, pages: Sequence[PageRef] = ()
-    ) -> tuple[int, int]:
+    def insert(self, rmgr: Rmgr, info: int, xid: int, body: bytes, pages: Sequence[PageRef] = ()) -> tuple[int, int]:
         """Insert a record about pages that were changed; (its start, its end)."""
         ...
 

@@ -63,6 +63,8 @@ HasKey = Callable[[bytes, Key], bool]
 _RELATIONS = 256
 _ENTRY_WORDS = 8
 _USEFUL_SPACE = pages.PAGE_BYTES // 4
+_LONG_CHAIN = 16
+"""So many versions before the newest make every look at a much-updated row long: its page is pruned early."""
 _SLACK = pages.PAGE_BYTES // 5
 """A page that has less room even after a pruning gives the row away to another page: pruning looks at every row of
 the page, and must not be owed again by the next few updates."""
@@ -201,7 +203,7 @@ class Heap:
         """Lock the version that a snapshot sees for transaction `xid`: (DONE, values), or (MISSING, b""),
         (CHANGED, b"") when a newer one was committed since the snapshot, or (xid to wait for, b"")."""
         pool, mm = self._pool, self._mm
-        result, buffer, page, at, length, _ = self._begin_change(relation, tid, snapshot, xid, has_key, key)
+        result, buffer, page, at, length, _, _ = self._begin_change(relation, tid, snapshot, xid, has_key, key)
         if result:
             return result, b""
         self._lock_version(relation, tid >> 16, buffer, page, at, xid)
@@ -212,7 +214,7 @@ class Heap:
     def delete(self, relation: int, tid: int, snapshot: Snapshot, xid: int, has_key: HasKey, key: Key) -> int:
         """End the version that a snapshot sees: DONE, MISSING, CHANGED or the xid to wait for."""
         pool, mm = self._pool, self._mm
-        result, buffer, page, at, _, _ = self._begin_change(relation, tid, snapshot, xid, has_key, key)
+        result, buffer, page, at, _, _, _ = self._begin_change(relation, tid, snapshot, xid, has_key, key)
         if result:
             return result
         flags = _header(mm, at)[4]
@@ -236,12 +238,16 @@ class Heap:
         pool, mm = self._pool, self._mm
         item_bytes = HEADER_BYTES + len(body)
         while True:
-            result, buffer, page, at, _, line = self._begin_change(relation, tid, snapshot, xid, has_key, key)
+            result, buffer, page, at, _, line, steps = self._begin_change(relation, tid, snapshot, xid, has_key, key)
             if result:
                 return result
-            if pages.free_space(mm, page) >= item_bytes:
+            room = pages.free_space(mm, page) >= item_bytes
+            if room and steps < _LONG_CHAIN:
                 break
             unknown = self._prune(relation, tid >> 16, buffer, page)
+            if room:
+                at = page + pages.item(mm, page, line)[1]
+                break
             if pages.free_space(mm, page) >= max(item_bytes, _SLACK):
                 at = page + pages.item(mm, page, line)[1]
                 break
@@ -270,7 +276,7 @@ class Heap:
     ) -> None:
         """The last step of an update to another page: end the version that `update` locked."""
         pool, mm = self._pool, self._mm
-        result, buffer, page, at, _, _ = self._begin_change(relation, tid, snapshot, xid, has_key, key)
+        result, buffer, page, at, _, _, _ = self._begin_change(relation, tid, snapshot, xid, has_key, key)
         if result:
             raise AssertionError(f"row {tid >> 16}/{tid & 0xFFFF} of relation {relation} lost its lock: {result}")
         flags = _header(mm, at)[4]
@@ -285,8 +291,8 @@ class Heap:
 
     def _begin_change(
         self, relation: int, tid: int, snapshot: Snapshot, xid: int, has_key: HasKey, key: Key
-    ) -> tuple[int, int, int, int, int, int]:
-        """(0, buffer, page, offset, length, line) with the page locked, if `xid` may change the version that the
+    ) -> tuple[int, int, int, int, int, int, int]:
+        """(0, buffer, page, offset, length, line, versions before it) with the page locked, if `xid` may change the version that the
         snapshot sees (`HeapTupleSatisfiesUpdate`); else (result, ...) with no lock held.
 
         A row without the key is no row: the line was given away after the index was read.
@@ -299,17 +305,17 @@ class Heap:
             try:
                 found = find_visible(mm, page, tid & 0xFFFF, snapshot, xid, self._known)
                 if found is not None:
-                    line, at, length, xmax = found
+                    line, at, length, xmax, steps = found
                 if found is not None and has_key(mm[at + HEADER_BYTES : at + length], key):
                     result = self._may_change(at, xmax, xid) if xmax and xmax != xid else DONE
                     if not result:
-                        return 0, buffer, page, at, length, line
+                        return 0, buffer, page, at, length, line, steps
             except Unknown as unknown:
                 pool.unlock(buffer)
                 self._clog.committed(unknown.xid)
                 continue
             pool.unlock(buffer)
-            return result, 0, 0, 0, 0, 0
+            return result, 0, 0, 0, 0, 0, 0
 
     def _may_change(self, at: int, xmax: int, xid: int) -> int:
         flags = _header(self._mm, at)[4]

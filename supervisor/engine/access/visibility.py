@@ -29,13 +29,17 @@ from supervisor.engine.access.tuple import (
 )
 from supervisor.engine.storage import page as pages
 from supervisor.engine.transam.snapshot import Snapshot
-from supervisor.engine.transam.xid import FIRST_NORMAL_XID, precedes
+from supervisor.engine.transam.xid import FIRST_NORMAL_XID, HALF, precedes
 
 Known = Callable[[int], bool | None]
 IsRunning = Callable[[int], bool]
 
 LINE_BASE = pages.HEADER_BYTES - pages.LINE_BYTES
+_STATE_BITS = 3 << 15
+_NORMAL = pages.NORMAL << 15
+_REDIRECT = pages.REDIRECT << 15
 _line = Struct("<I").unpack_from
+_lower = Struct("<H").unpack_from
 _header = HEADER.unpack_from
 _put_flags = Struct("<H").pack_into
 
@@ -57,32 +61,40 @@ class Unknown(Exception):
 
 def find_visible(
     mm: mmap, page: int, line: int, snapshot: Snapshot, me: int, known: Known
-) -> tuple[int, int, int, int] | None:
-    """(line, byte offset in `mm`, length, xmax that does not count as its end or 0) of the version that a snapshot
-    sees, of the row whose first line is `line`; None if it sees none. At most one version is visible.
+) -> tuple[int, int, int, int, int] | None:
+    """(line, byte offset in `mm`, length, xmax that does not count as its end or 0, versions passed over) of the
+    version that a snapshot sees, of the row whose first line is `line`; None if it sees none.
 
-    `me` is the own transaction's number, 0 for none. Raises Unknown.
+    At most one version is visible. `me` is the own transaction's number, 0 for none. Raises Unknown.
     """
-    if not 0 < line <= pages.line_count(mm, page):
+    count = (_lower(mm, page + pages.LOWER_AT)[0] - pages.HEADER_BYTES) // pages.LINE_BYTES
+    if not 0 < line <= count:
         return None
     raw = _line(mm, page + LINE_BASE + 4 * line)[0]
-    before = 0
-    if raw >> 15 & 3 == pages.REDIRECT:
+    if raw & _STATE_BITS == _REDIRECT:
         line = raw & 0x7FFF
         raw = _line(mm, page + LINE_BASE + 4 * line)[0]
-    elif raw >> 15 & 3 == pages.NORMAL and _header(mm, page + (raw & 0x7FFF))[4] & HEAP_ONLY:
+    elif raw & _STATE_BITS == _NORMAL and _header(mm, page + (raw & 0x7FFF))[4] & HEAP_ONLY:
         return None  # The line was given to a later version of another row: a stale index entry.
-    while raw >> 15 & 3 == pages.NORMAL:
+    xmax_seen, running = snapshot.xmax, snapshot.running
+    before = steps = 0
+    while raw & _STATE_BITS == _NORMAL:
         at = page + (raw & 0x7FFF)
         xmin, xmax, _, next_line, flags = _header(mm, at)
         if before and (xmin != before or not flags & HEAP_ONLY):
             return None  # The line was given away since: the row ended with the version before it.
-        if is_visible(mm, at, xmin, xmax, flags, snapshot, me, known):
-            return line, at, raw >> 17, xmax
-        if not flags & HOT_UPDATED or not 0 < next_line <= pages.line_count(mm, page):
+        if not xmax and flags & XMIN_COMMITTED and (xmin - xmax_seen) & HALF and xmin not in running:
+            return line, at, raw >> 17, 0, steps
+        # The two shortest ways, before and after this line, are what nearly every version takes.
+        if not (flags & XMAX_COMMITTED and (xmax - xmax_seen) & HALF and xmax not in running) and is_visible(
+            mm, at, xmin, xmax, flags, snapshot, me, known
+        ):
+            return line, at, raw >> 17, xmax, steps
+        if not flags & HOT_UPDATED or not 0 < next_line <= count:
             return None
         before = xmax
         line = next_line
+        steps += 1
         raw = _line(mm, page + LINE_BASE + 4 * line)[0]
     return None
 
