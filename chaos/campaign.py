@@ -3,27 +3,27 @@
 Owns the order of things and the harness's record of them. It decides nothing that a seed should decide (that is
 `chaos.plan`) and judges nothing (that is `chaos.judge`, a stage of its own that reads what was written here).
 
-One cycle: arm a point if the plan says so; open the workers; wait for the plan's moment; strike; wait until a
-later generation serves; commit one operation as the first sign of life; look at the data; look at the memory
-maps of every process. An epoch begins with a fresh cluster and ends with a look at everything.
+One cycle: arm a point if the plan says so; open the workers; wait for the plan's moment; strike (`chaos.strike`);
+wait until a later generation serves; commit one operation as the first sign of life; look at the data; look at the
+memory maps of every process. An epoch begins with a fresh cluster and ends with a look at everything.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from chaos.driver import CallError, ConnectError, OutsideClient, run_call, run_statement
-from chaos.faults import FAULTS, Blow
+from chaos.errors import CampaignError, Unobservable
+from chaos.faults import Blow
 from chaos.load import Load, probe_request
-from chaos.plan import CampaignPlan, CyclePlan, PointPlacement, TimePlacement
+from chaos.plan import CampaignPlan, CyclePlan
+from chaos.strike import Strike
 from chaos.targets.builtin import BuiltinTarget, TargetError
-from chaos.verdict import LEAST_ACKNOWLEDGED
 from chaos.witness.proc_maps import mapped_memories
 from reports.records import RecordWriter
 from reports.rundir import RunDirectory
@@ -32,18 +32,13 @@ from workloads.history import HistoryWriter
 from workloads.registry import WORKLOADS
 from workloads.workload import Observation, Workload, last_operation_of
 
-PLACEMENT_DEADLINE_S = 30.0
+LOAD_DEADLINE_S = 30.0
 RECOVERY_DEADLINE_S = 30.0
-# Exits of the postmaster that specification 2.3 prescribes: its startup process was killed.
-EXPECTED_EXITS = (1,)
-
-
-class CampaignError(Exception):
-    """The harness or the server did something that no cycle plans for; the message says what and where to look."""
-
-
-class Unobservable(Exception):
-    """The recovered server cannot show its data: recorded, to be judged, and the end of the campaign."""
+STARTUP_KILLED = 1
+"""With what a postmaster exits whose startup process was killed (specification 2.3)."""
+DISK_FULL = "53100"
+LEAST_FREE_BYTES = 4 * 1024**2
+"""With less space left than this, a server that cannot go on is taken to have met a full disk."""
 
 
 @dataclass(slots=True)
@@ -87,21 +82,24 @@ class Campaign:
     def run(self, first_cycle: int, more: Callable[[int], bool]) -> None:
         """Run cycles from `first_cycle` on while `more(cycle)` says so; each epoch on a fresh cluster.
 
-        Raises CampaignError, TargetError, RunDirectoryError. Whatever happens, no server is left running.
+        Raises CampaignError, TargetError, RunDirectoryError, OSError, Unobservable. The server is the target's
+        owner's to end, whatever happens.
         """
         cycle = first_cycle
-        try:
-            while more(cycle):
-                epoch = cycle // self._plan.epoch_cycles
-                last = (epoch + 1) * self._plan.epoch_cycles
-                self._begin_epoch(epoch)
-                while cycle < last and more(cycle):
-                    self._cycle(self._plan.cycle(cycle))
-                    cycle += 1
-                self._end_epoch(epoch, cycle - 1)
-        finally:
-            self._target.close()
-            self._history.close()
+        while more(cycle):
+            epoch = cycle // self._plan.epoch_cycles
+            last = (epoch + 1) * self._plan.epoch_cycles
+            self._begin_epoch(epoch)
+            while cycle < last and more(cycle):
+                self._cycle(self._plan.cycle(cycle))
+                cycle += 1
+            self._end_epoch(epoch, cycle - 1)
+
+    def close(self) -> None:
+        """Close the files that were written."""
+        self._history.close()
+        self._observed.close()
+        self._events.close()
 
     # -- epochs
 
@@ -115,10 +113,16 @@ class Campaign:
         shutil.copytree(self._template, data)
         self._points.disarm_all()
         self._start()
-        for name in self._plan.workloads:
-            run_call(self._target.conninfo, f"{name}_setup", {})
-        # What is judged begins here: the first crash must not be able to take the tables away.
-        run_statement(self._target.conninfo, b"CHECKPOINT")
+        try:
+            for name in self._plan.workloads:
+                run_call(self._target.conninfo, f"{name}_setup", {})
+            # What is judged begins here: the first crash must not be able to take the tables away.
+            run_statement(self._target.conninfo, b"CHECKPOINT")
+        except (CallError, ConnectError) as error:
+            raise CampaignError(
+                f"epoch {epoch}: the workload's tables cannot be made: {error}; see {self._run.server_log}:\n"
+                f"{self._target.log_tail()}"
+            ) from error
 
     def _end_epoch(self, epoch: int, cycle: int) -> None:
         for name in self._plan.workloads:
@@ -143,75 +147,46 @@ class Campaign:
         workload = WORKLOADS[plan.workload]
         generation = self._target.journal.ready_generation
         self._emit("cycle_begin", cycle=plan.cycle, epoch=plan.epoch, plan=plan)
-        arm = None
-        self._points.disarm_all()
-        if isinstance(plan.placement, PointPlacement):
-            arm = self._points.arm(plan.placement.arm())
+        strike = Strike(plan, self._target, self._points)
+        strike.prepare()
         load = Load(self._target.conninfo, workload, plan, self._run.history, self._history)
         try:
-            if arm is None:
-                self._strike_in_time(plan, load, result)
-            else:
-                self._wait_for_point(plan, arm, load, result)
-            for blow in result.blows:
-                self._emit("fault", t=blow.t, cycle=plan.cycle, fault=plan.fault, child=blow.pid, role=blow.role,
-                           sig=blow.signal, outcome="landed" if blow.landed else "missed")  # fmt: skip
-            if any(blow.landed for blow in result.blows):
-                self._recover(plan, generation, load, result)
+            strike.fall(load)
+            if load.refusal and not strike.fired:
+                raise CampaignError(
+                    f"cycle {plan.cycle}: a worker could not connect: {load.refusal}; see {self._run.server_log}"
+                )
+            self._tell("trigger", strike.trigger, plan)
+            result.acknowledged = load.acknowledged()
+            if strike.begun_ns is not None:
+                self._recover(plan, generation, load, strike, result)
             else:
                 self._let_finish(load, result)
+                strike.disarm()
         finally:
             load.close()
-        if any(blow.landed for blow in result.blows):
-            self._first_commit(plan, workload, result)
+        self._tell(plan.fault, strike.blows, plan)
+        result.blows = [*strike.trigger, *strike.blows]
+        if strike.begun_ns is not None:
+            self._emit("ready", t=self._target.journal.ready_ns, cycle=plan.cycle,
+                       gen=self._target.journal.ready_generation)  # fmt: skip
+            result.ready_ms = (self._target.journal.ready_ns - strike.begun_ns) / 1e6
+            self._first_commit(plan, workload, strike.begun_ns, result)
+        if not any(blow.landed for blow in strike.blows):
+            result.notes.append("the fault missed")
         self._observe(workload, plan.cycle)
         self._look_at_memory(plan.cycle)
         result.notes += load.complaints()
         self._emit("cycle_end", cycle=plan.cycle, acknowledged=result.acknowledged, notes=result.notes)
         self._on_cycle(result)
 
-    def _strike_in_time(self, plan: CyclePlan, load: Load, result: CycleResult) -> None:
-        assert isinstance(plan.placement, TimePlacement) and plan.victims is not None
-        deadline = time.monotonic() + PLACEMENT_DEADLINE_S
-        while load.acknowledged() < LEAST_ACKNOWLEDGED and not load.over():
-            self._give_up_at(deadline, "the load's 20th acknowledgement", plan, load)
-            load.wait()
-        moment = time.monotonic() + plan.placement.delay_ms / 1000
-        while (left := moment - time.monotonic()) > 0:
-            load.acknowledged()
-            load.wait(min(left, 0.002))
-        processes = self._target.processes()
-        try:
-            result.blows = FAULTS[plan.fault].inject(plan.victims, processes)
-        finally:
-            for process in processes:
-                process.close()
-        result.acknowledged = load.acknowledged()
+    def _tell(self, fault: str, blows: Sequence[Blow], plan: CyclePlan) -> None:
+        for blow in blows:
+            self._emit("fault", t=blow.t, cycle=plan.cycle, fault=fault, child=blow.pid, role=blow.role,
+                       sig=blow.signal, outcome="landed" if blow.landed else "missed")  # fmt: skip
 
-    def _wait_for_point(self, plan: CyclePlan, arm: int, load: Load, result: CycleResult) -> None:
-        deadline = time.monotonic() + PLACEMENT_DEADLINE_S
-        while (pid := self._points.fired(arm)) is None and not load.over():
-            self._give_up_at(deadline, "an armed point", plan, load)
-            load.acknowledged()
-            load.wait()
-        pid = self._points.fired(arm)
-        result.acknowledged = load.acknowledged()
-        if pid is not None:
-            assert isinstance(plan.placement, PointPlacement)
-            role = plan.placement.arm().role.short_name
-            result.blows = [Blow(time.monotonic_ns(), pid, role, int(signal.SIGKILL), True)]
-
-    def _give_up_at(self, deadline: float, what: str, plan: CyclePlan, load: Load) -> None:
-        if time.monotonic() >= deadline:
-            raise CampaignError(
-                f"cycle {plan.cycle}: {what} did not come within {PLACEMENT_DEADLINE_S:g} s "
-                f"({load.acknowledged()} acknowledged; {'; '.join(load.complaints()) or 'no complaint'}); "
-                f"see {self._run.server_log}"
-            )
-
-    def _recover(self, plan: CyclePlan, generation: int, load: Load, result: CycleResult) -> None:
+    def _recover(self, plan: CyclePlan, generation: int, load: Load, strike: Strike, result: CycleResult) -> None:
         """Wait until every connection has ended and a later generation serves."""
-        struck = min(blow.t for blow in result.blows if blow.landed)
         deadline = time.monotonic() + RECOVERY_DEADLINE_S
         while not load.over():
             if time.monotonic() >= deadline:
@@ -220,32 +195,54 @@ class Campaign:
                     f"see {self._run.server_log}"
                 )
             load.wait()
+            strike.look()
         result.acknowledged = load.acknowledged()
+
+        def serves() -> bool:
+            strike.look()
+            return self._target.journal.ready_generation > generation
+
         try:
-            ready = self._target.wait_ready(generation, deadline_s=RECOVERY_DEADLINE_S)
+            self._target.wait_until(
+                serves, f"no generation after {generation} became ready", deadline_s=RECOVERY_DEADLINE_S
+            )
+            strike.disarm()
         except TargetError:
             status = self._target.exited()
-            if status not in EXPECTED_EXITS:
+            if status is None:
                 raise
-            self._emit("postmaster_exit", cycle=plan.cycle, status=status)
-            result.notes.append(f"the postmaster exited with status {status}, as it must; started again")
-            self._points.disarm_all()
+            strike.disarm()
+            self._start_again(plan, status, strike, result)
+
+    def _start_again(self, plan: CyclePlan, status: int, strike: Strike, result: CycleResult) -> None:
+        """The postmaster has ended: as it must when its startup process was killed, or of its own accord.
+
+        Either way a new one must be able to recover. Raises Unobservable when it is not.
+        """
+        self._emit("postmaster_exit", cycle=plan.cycle, status=status)
+        expected = status == STARTUP_KILLED and any(blow.role == "startup" and blow.landed for blow in strike.blows)
+        why = ", as it must" if expected else " instead of recovering"
+        result.notes.append(f"the postmaster exited with status {status}{why}; started again")
+        try:
             self._start()
-            ready = self._target.journal.ready_generation
-        result.ready_ms = (self._target.journal.ready_ns - struck) / 1e6
-        self._emit("ready", cycle=plan.cycle, gen=ready)
+        except TargetError as error:
+            if self._target.exited() is None:
+                raise
+            raise self._unobservable(plan.cycle, plan.workload, f"the server cannot be started again: {error}") from error
 
     def _let_finish(self, load: Load, result: CycleResult) -> None:
         """The fault missed: let the load come to its end, so that the observation finds nobody writing."""
-        deadline = time.monotonic() + PLACEMENT_DEADLINE_S
+        deadline = time.monotonic() + LOAD_DEADLINE_S
         while not load.over():
             if time.monotonic() >= deadline:
-                raise CampaignError(f"the load did not end within {PLACEMENT_DEADLINE_S:g} s")
+                raise CampaignError(
+                    f"cycle {result.plan.cycle}: the load did not end within {LOAD_DEADLINE_S:g} s; "
+                    f"see {self._run.server_log}"
+                )
             load.wait()
         result.acknowledged = load.acknowledged()
-        result.notes.append("the fault missed")
 
-    def _first_commit(self, plan: CyclePlan, workload: Workload, result: CycleResult) -> None:
+    def _first_commit(self, plan: CyclePlan, workload: Workload, struck_ns: int, result: CycleResult) -> None:
         """Commit one operation: the sign of life that the time to recover ends with."""
         deadline = time.monotonic() + RECOVERY_DEADLINE_S
         while True:
@@ -266,10 +263,9 @@ class Campaign:
         finally:
             client.close()
         if client.acknowledged:
-            struck = min(blow.t for blow in result.blows if blow.landed)
             now = time.monotonic_ns()
-            result.first_commit_ms = (now - struck) / 1e6
-            self._emit("first_commit", cycle=plan.cycle)
+            result.first_commit_ms = (now - struck_ns) / 1e6
+            self._emit("first_commit", t=now, cycle=plan.cycle)
 
     # -- observing
 
@@ -278,9 +274,10 @@ class Campaign:
         after = -1 if previous is None else last_operation_of(previous[0])
         try:
             rows = run_call(self._target.conninfo, f"{workload.name}_observe", {"after": after})
+        except ConnectError as error:
+            raise CampaignError(f"cycle {cycle}: the recovered server refuses: {error}") from error
         except CallError as error:
-            self._emit("unobservable", cycle=cycle, workload=workload.name, error=str(error), sqlstate=error.sqlstate)
-            raise Unobservable(f"cycle {cycle}: the data cannot be read: {error}") from error
+            raise self._unobservable(cycle, workload.name, str(error), error.sqlstate) from error
         typed = [tuple(_value(value) for value in row) for row in rows]
         observation = workload.observation(typed, after, None if previous is None else previous[1])
         self._observed.append(
@@ -289,6 +286,16 @@ class Campaign:
         )  # fmt: skip
         if not everything:
             self._previous[workload.name] = (cycle, observation)
+
+    def _unobservable(self, cycle: int, workload: str, error: str, sqlstate: str | None = "") -> Exception:
+        """Record that the data cannot be read; the exception to raise. A full disk is the harness's own trouble."""
+        if sqlstate == DISK_FULL or shutil.disk_usage(self._run.path).free < LEAST_FREE_BYTES:
+            return CampaignError(
+                f"cycle {cycle}: the disk that holds {self._run.path} is full: free some space or choose another "
+                f"place with --out ({error})"
+            )
+        self._emit("unobservable", cycle=cycle, workload=workload, error=error, sqlstate=sqlstate)
+        return Unobservable(f"cycle {cycle}: the data cannot be read: {error}")
 
     def _look_at_memory(self, cycle: int) -> None:
         """Which generations each server process maps, the postmaster included."""

@@ -66,14 +66,15 @@ def call_text(procedure: str, arguments: Mapping[str, Value]) -> bytes:
 
 
 def run_call(conninfo: str, procedure: str, arguments: Mapping[str, Value]) -> list[tuple[str | None, ...]]:
-    """Run one CALL on a connection of its own and return its rows as text; raises CallError, psycopg.Error."""
+    """Run one CALL on a connection of its own and return its rows as text; raises ConnectError, CallError."""
     return run_statement(conninfo, call_text(procedure, arguments))
 
 
 def run_statement(conninfo: str, statement: bytes) -> list[tuple[str | None, ...]]:
-    """Run one statement on a connection of its own and return its rows as text; raises CallError, psycopg.Error."""
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        result = connection.pgconn.exec_(statement)
+    """Run one statement on a connection of its own and return its rows as text; raises ConnectError, CallError."""
+    connection = connect(conninfo)
+    try:
+        result = connection.exec_(statement)
         if result.status == pq.ExecStatus.TUPLES_OK:
             return [
                 tuple(
@@ -87,6 +88,8 @@ def run_statement(conninfo: str, statement: bytes) -> list[tuple[str | None, ...
         message = result.get_error_message().strip()
         sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
         raise CallError(message, sqlstate.decode() if sqlstate else None)
+    finally:
+        connection.finish()
 
 
 class Worker:

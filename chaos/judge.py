@@ -8,6 +8,7 @@ statistics that the harness should not carry.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from chaos.oracles.data import judge_run as judge_data
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.oracle import OracleResult
 from chaos.oracles.registry import SUPERVISION
-from chaos.phases import Cycle, cycles_of, recoveries
-from chaos.verdict import CycleFacts, Reason, conclude, reach
-from chaos.witness.account import Account, surely_after
+from chaos.oracles.supervision import Reign, reigns
+from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries
+from chaos.verdict import CycleFacts, ExitCode, Reason, conclude, reach
+from chaos.witness.account import Account
 from reports.render import write_reports
 from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
 from reports.statistics import bound
@@ -34,12 +36,17 @@ from reports.verdict import Coverage, Finding, NotJudged, OracleRow, OracleStatu
 from supervisor.points import Point, PointMap
 from workloads.registry import WORKLOADS
 
+_CUT_SHORT = (ExitCode.INTERRUPTED, ExitCode.HARNESS_ERROR)
 WITNESS_REMEDY = "run as root with tracefs mounted, in the machine's own pid namespace"
 
 
 def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
-    """Judge a run from its directory; raises RunDirectoryError."""
+    """Judge a run from its directory; raises RunDirectoryError.
+
+    A run that its harness did not bring to the end (killed, or stopped by an error) was interrupted as well.
+    """
     info = run.read_info()
+    campaign = _campaign_of(info, run)
     evidence = Evidence.of(run)
     data = judge_data(run, WORKLOADS)
     observed = observable.judge(run.harness_records(), sum(1 for _ in run.observed_records()))
@@ -50,11 +57,16 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     insisted = info.plan.get("require") == "supervision"
     rows = [result.row() for result in results]
     rows += [result.row(required=witnessed or insisted) for result in supervision]
+    interrupted = interrupted or info.finished is None or info.exit_code in _CUT_SHORT
     cycles = cycles_of(run.harness_records())
-    reasons = [_conclude(cycle, data.cycles.get(cycle.cycle), evidence.account, witnessed) for cycle in cycles]
-    interrupted = interrupted or info.exit_code == 2
+    if interrupted:
+        # The one that was under way proves nothing and is no fault of anybody's.
+        cycles = [cycle for cycle in cycles if cycle.end_ns is not None]
+    lives = reigns(evidence)
+    reasons = [_conclude(cycle, data.cycles.get(cycle.cycle), evidence.account, lives, witnessed) for cycle in cycles]
     decision = reach(rows, reasons, interrupted=interrupted)
-    failed = {finding.cycle for finding in _findings([*results, *supervision], info, run) if finding.cycle is not None}
+    findings = tuple(_findings([*results, *supervision], info, run))
+    failed = {finding.cycle for finding in findings if finding.cycle is not None}
     epochs = {cycle.epoch for cycle in cycles}
     conclusive = [cycle for cycle, why in zip(cycles, reasons, strict=True) if not why or cycle.cycle in failed]
     rows = [_bounded(row, results_by_name[row.name], conclusive) for row in rows]
@@ -63,12 +75,12 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         exit_code=int(decision.exit_code),
         seed=info.seed,
         target=info.target,
-        workload=",".join(info.plan["campaign"]["workloads"]),
+        workload=",".join(campaign["workloads"]),
         cycles=len(cycles),
         conclusive_cycles=decision.conclusive_cycles,
         epochs=len(epochs),
         oracles=tuple(rows),
-        findings=tuple(_findings([*results, *supervision], info, run)),
+        findings=findings,
         inconclusive=decision.inconclusive,
         not_judged=tuple(_not_judged(evidence, [*results, *supervision], decision.reason, decision.remedy)),
         bounds=(
@@ -80,7 +92,7 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         coverage=_coverage(run),
         recoveries=tuple(recoveries(cycles, evidence, run)),
         environment=describe(run.path, info.versions),
-        reproduce=_reproduce(info),
+        reproduce=_reproduce(info, run),
         exactness="the plan is the same to the byte; when a kill lands is up to the machine, unless it is placed at a point",
         started=info.started,
         finished=info.finished or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
@@ -96,51 +108,34 @@ def _bounded(row: OracleRow, result: OracleResult, cycles: Sequence[Cycle]) -> O
     return msgspec.structs.replace(row, bounds=(bound("cycle", len(cycles), sum(c.cycle in failing for c in cycles)),))
 
 
-def _conclude(cycle: Cycle, counts: CycleCounts | None, account: Account, witnessed: bool) -> tuple[Reason, ...]:
+def _conclude(
+    cycle: Cycle, counts: CycleCounts | None, account: Account, lives: Sequence[Reign], witnessed: bool
+) -> tuple[Reason, ...]:
     landed = [blow for blow in cycle.blows if blow.landed]
-    seen = [blow for blow in landed if not witnessed or _was_seen(account, blow.pid, blow.signal, cycle)]
+    fell = [fell_ns(cycle, blow, account) if witnessed else blow.t for blow in landed]
+    last = max((t for t in fell if t is not None), default=cycle.struck_ns)
+    if not witnessed:
+        ready = cycle.ready_ns is not None
+    else:
+        ready = last is not None and cycle.end_ns is not None and became_ready_ns(cycle, lives, last) is not None
     return conclude(
         CycleFacts(
             cycle=cycle.cycle,
-            fault_landed=bool(landed),
+            fault_landed=cycle.landed,
             acknowledged=counts.acknowledged if counts else 0,
             in_flight=counts.in_flight if counts else 0,
-            kill_witnessed=len(seen) == len(landed),
-            ready=_became_ready(account, cycle) if witnessed else cycle.ready_ns is not None,
+            kill_witnessed=None not in fell,
+            ready=ready,
             unjudged=counts.unjudged if counts else 0,
             contradictions=counts.contradictions if counts else 0,
         )
     )
 
 
-def _was_seen(account: Account, pid: int, signal: int, cycle: Cycle) -> bool:
-    """Whether the kernel's account has the signal generated for this process within the cycle."""
-    process = account.at(pid, cycle.struck_ns or cycle.begin_ns)
-    return process is not None and any(
-        received.sig == signal and received.t >= cycle.begin_ns for received in process.received
-    )
-
-
-def _became_ready(account: Account, cycle: Cycle) -> bool:
-    """Whether a startup process forked after the blow exited with 0: ready by generation, not by word."""
-    if cycle.struck_ns is None or cycle.end_ns is None:
-        return False
-    return any(
-        process.role == "startup"
-        and process.code == 0
-        and process.exit_t is not None
-        and surely_after(process.born, cycle.struck_ns)
-        and process.exit_t < cycle.end_ns
-        for process in account.processes
-    )
-
-
 def _findings(results: Sequence[OracleResult], info: RunInfo, run: RunDirectory) -> Iterable[Finding]:
     for result in results:
         for finding in result.findings():
-            reproduce = (
-                f"crashbed replay {run.path} --cycle {finding.cycle}" if finding.cycle is not None else _reproduce(info)
-            )
+            reproduce = _reproduce(info, run) if finding.cycle is None else _replay(run, finding.cycle)
             yield Finding(
                 oracle=finding.oracle,
                 message=finding.message,
@@ -184,10 +179,27 @@ def _coverage(run: RunDirectory) -> Coverage:
     )
 
 
-def _reproduce(info: RunInfo) -> str:
-    """The command that repeats the run: its options as they were meant, the seed spelled out."""
-    campaign: Mapping[str, Any] = info.plan["campaign"]
+def _campaign_of(info: RunInfo, run: RunDirectory) -> Mapping[str, Any]:
+    """The options that the run's plan follows from. Raises RunDirectoryError."""
+    campaign: Mapping[str, Any] | None = info.plan.get("campaign")
+    if campaign is None:
+        raise RunDirectoryError(f"{run.run_json} holds no plan: the run ended before it had begun, run it again")
+    return campaign
+
+
+def _replay(run: RunDirectory, cycle: int) -> str:
+    return shlex.join(["crashbed", "replay", str(run.path.absolute()), "--cycle", str(cycle)])
+
+
+def _reproduce(info: RunInfo, run: RunDirectory) -> str:
+    """The command that repeats the run: its options as they were meant, the seed spelled out.
+
+    A run that was a replay itself began with its epoch, which only a replay can.
+    """
+    campaign = _campaign_of(info, run)
     stop: Mapping[str, Any] = info.plan["stop"]
+    if info.plan.get("first_cycle"):
+        return _replay(run, info.plan["first_cycle"] + stop["cycles"] - 1)
     words = ["crashbed", "run", "--workload", ",".join(campaign["workloads"]), "--backends", str(campaign["backends"])]
     if stop["cycles"] is not None:
         words += ["--kills", str(stop["cycles"])]
@@ -200,7 +212,9 @@ def _reproduce(info: RunInfo) -> str:
         words += ["--no-points"]
     if info.plan["defect"]:
         words += ["--defect", info.plan["defect"]]
-    return " ".join([*words, "--seed", str(campaign["seed"])])
+    if info.plan.get("require"):
+        words += ["--require", info.plan["require"]]
+    return shlex.join([*words, "--seed", str(campaign["seed"])])
 
 
 def _seconds(cycles: Sequence[Cycle]) -> float:

@@ -13,14 +13,20 @@ from typing import Any
 from chaos.faults.fault import Blow
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.supervision import Reign, reigns
-from chaos.witness.account import Process
+from chaos.witness.account import Account, Process, surely_after
 from reports.rundir import RunDirectory
 from reports.verdict import Recovery
+
+_FOREVER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """One cycle by the harness's record; None is what it did not come to."""
+    """One cycle by the harness's record; None is what it did not come to.
+
+    `landed` tells whether all that was meant to be done was done: the plan's fault, and the crash before it that a
+    point of recovery needs.
+    """
 
     cycle: int
     epoch: int
@@ -28,13 +34,31 @@ class Cycle:
     begin_ns: int
     end_ns: int | None
     blows: tuple[Blow, ...]
+    landed: bool
     ready_ns: int | None
     first_commit_ns: int | None
 
     @property
     def struck_ns(self) -> int | None:
-        """When the first blow landed."""
+        """When the first blow landed, as the harness knows it."""
         return min((blow.t for blow in self.blows if blow.landed), default=None)
+
+
+def fell_ns(cycle: Cycle, blow: Blow, account: Account) -> int | None:
+    """When the kernel generated a blow's signal; None when it was not seen within the cycle.
+
+    The harness notices a blow at a point a moment after it fell, and perhaps only when its victim's successor lives.
+    """
+    until = cycle.end_ns if cycle.end_ns is not None else account.end
+    return next(
+        (
+            received.t
+            for process in account.lives(blow.pid)
+            for received in process.received
+            if received.sig == blow.signal and cycle.begin_ns <= received.t <= until
+        ),
+        None,
+    )
 
 
 def cycles_of(harness: Iterable[Mapping[str, Any]]) -> list[Cycle]:
@@ -43,13 +67,15 @@ def cycles_of(harness: Iterable[Mapping[str, Any]]) -> list[Cycle]:
     for record in harness:
         number = record.get("cycle")
         if record["ev"] == "cycle_begin" and number is not None:
-            found[number] = {"begin": record["t"], "epoch": record["epoch"], "blows": [], "fault": ""}
+            found[number] = {"begin": record["t"], "epoch": record["epoch"], "blows": [], "fault": "", "landed": {}}
         elif number in found:
             cycle = found[number]
             match record["ev"]:
                 case "fault":
                     landed = record["outcome"] == "landed"
                     cycle["fault"] = record["fault"]
+                    # Of several victims of one fault, one will do.
+                    cycle["landed"][record["fault"]] = landed or cycle["landed"].get(record["fault"], False)
                     cycle["blows"].append(Blow(record["t"], record["child"], record["role"], record["sig"], landed))
                 case "ready" | "first_commit" | "cycle_end":
                     cycle[record["ev"]] = record["t"]
@@ -61,6 +87,7 @@ def cycles_of(harness: Iterable[Mapping[str, Any]]) -> list[Cycle]:
             begin_ns=cycle["begin"],
             end_ns=cycle.get("cycle_end"),
             blows=tuple(cycle["blows"]),
+            landed=bool(cycle["landed"]) and all(cycle["landed"].values()),
             ready_ns=cycle.get("ready"),
             first_commit_ns=cycle.get("first_commit"),
         )
@@ -75,20 +102,19 @@ def recoveries(cycles: Sequence[Cycle], evidence: Evidence, run: RunDirectory) -
         (record["t"], record["ev"]) for record in run.server_records() if record["ev"] in ("redo_begin", "redo_end")
     )
     for cycle in cycles:
-        struck = cycle.struck_ns
-        if struck is None:
+        first = min((blow for blow in cycle.blows if blow.landed), key=_time, default=None)
+        if first is None:
             continue
+        struck = fell_ns(cycle, first, evidence.account) or first.t
         until = cycle.end_ns if cycle.end_ns is not None else evidence.account.end
-        victim = next(blow for blow in cycle.blows if blow.landed)
-        killed = evidence.account.at(victim.pid, struck)
-        if killed is not None:
-            # A blow at a point is noticed by the harness a moment later than it falls: the kernel knows when.
-            struck = _fell(killed, victim.signal, cycle.begin_ns) or struck
+        killed = evidence.account.at(first.pid, struck)
         times = _supervision(lives, killed, struck, until)
-        times["redo_start"] = next((t for t, ev in redo if struck <= t <= until and ev == "redo_begin"), None)
-        times["redo_end"] = next((t for t, ev in redo if struck <= t <= until and ev == "redo_end"), None)
+        ready = times["ready"] = became_ready_ns(cycle, lives, struck) or cycle.ready_ns
+        over = until if ready is None else ready
+        times["redo_start"] = next((t for t, ev in redo if struck <= t <= over and ev == "redo_begin"), None)
+        # Of a recovery that crashed itself, the one that came to its end counts.
+        times["redo_end"] = next((t for t, ev in reversed(redo) if struck <= t <= over and ev == "redo_end"), None)
         times["first_commit"] = cycle.first_commit_ns
-        times["ready"] = times.get("ready") or cycle.ready_ns
         yield Recovery(
             cycle=cycle.cycle,
             epoch=cycle.epoch,
@@ -98,8 +124,26 @@ def recoveries(cycles: Sequence[Cycle], evidence: Evidence, run: RunDirectory) -
         )
 
 
-def _fell(process: Process, signal: int, since_ns: int) -> int | None:
-    return next((r.t for r in process.received if r.sig == signal and r.t >= since_ns), None)
+def became_ready_ns(cycle: Cycle, lives: Sequence[Reign], since_ns: int) -> int | None:
+    """When the postmaster reaped the first startup process forked after a time, within the cycle, that exited with 0:
+    ready by generation and not by word. None when there was none."""
+    until = cycle.end_ns if cycle.end_ns is not None else _FOREVER
+    return min(
+        (
+            process.reaped_t
+            for reign in lives
+            for process in (child.process for child in reign.startups)
+            if process.code == 0
+            and process.reaped_t is not None
+            and surely_after(process.born, since_ns)
+            and process.reaped_t <= until
+        ),
+        default=None,
+    )
+
+
+def _time(blow: Blow) -> int:
+    return blow.t
 
 
 def _supervision(lives: Sequence[Reign], killed: Process | None, struck: int, until: int) -> dict[str, int | None]:
@@ -115,11 +159,9 @@ def _supervision(lives: Sequence[Reign], killed: Process | None, struck: int, un
         for child in reign.children
         if child.process.reaped_t is not None and struck <= child.process.reaped_t <= before
     ]
-    ready = startup.reaped_t if startup is not None and startup.code == 0 else None
     return {
         "noticed": killed.reaped_t if killed is not None else None,
         "fan_out_done": max(quits, default=None),
         "last_child_reaped": max(reaped, default=None),
         "memory_reset": next((r.t for r in reign.journal if r.ev == "memory" and struck <= r.t <= until), None),
-        "ready": ready if ready is not None and ready <= until else None,
     }

@@ -130,9 +130,10 @@ class TimePlacement(msgspec.Struct, frozen=True, tag="time"):
 
 
 class PointPlacement(msgspec.Struct, frozen=True, tag="point"):
-    """At a point: the process that gets there does it to itself. It is armed before the workers are forked.
+    """At a point: the process that gets there does it to itself.
 
-    `action` is the name of a PointAction.
+    It is armed before the process is forked: before the workers, or before the plan's trigger. `action` is the
+    name of a PointAction.
     """
 
     selector: str
@@ -148,10 +149,35 @@ class PointPlacement(msgspec.Struct, frozen=True, tag="point"):
 Placement = TimePlacement | PointPlacement
 
 
-class CyclePlan(msgspec.Struct, frozen=True):
+class TriggerKind(StrEnum):
+    """How a process that lives longer than a cycle is made to be forked anew, so that it reads an arm."""
+
+    CRASH = "crash"  # SIGKILL of a backend: recovery forks everybody anew, and the point is one of recovery
+    LEAVE = "leave"  # SIGTERM: it exits with 0, and the postmaster forks another at once (specification 2.3)
+
+
+class Trigger(msgspec.Struct, frozen=True):
+    """What is done so many milliseconds after the cycle's 20th acknowledgement, the point having been armed."""
+
+    kind: TriggerKind
+    delay_ms: float
+    victim: RoleChild
+
+
+TRIGGERS: Final[dict[Role, TriggerKind]] = {
+    Role.STARTUP: TriggerKind.CRASH,
+    Role.CHECKPOINTER: TriggerKind.CRASH,
+    Role.BGWRITER: TriggerKind.LEAVE,
+    Role.WALWRITER: TriggerKind.LEAVE,
+}
+"""Which trigger a point of each role needs. A backend needs none: the cycle's own are forked under the arm."""
+
+
+class CyclePlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """One cycle: what is run and what is done to it.
 
     `victims` is of a time placement; at a point, whoever gets there is the victim and `victims` is None.
+    `trigger` is of a point that no worker passes: it makes the process be forked that does.
     Worker i sends the operations `operation_id(cycle, i, 0)` onwards, at most `transactions`, drawn from
     `worker_seeds[i]`. The outside client is worker number `len(worker_seeds)` with `outside_operations`
     and `outside_seed`.
@@ -167,6 +193,7 @@ class CyclePlan(msgspec.Struct, frozen=True):
     transactions: int
     outside_operations: int
     outside_seed: int
+    trigger: Trigger | None = None
 
 
 class CampaignPlan(msgspec.Struct, frozen=True):
@@ -204,7 +231,12 @@ class CampaignPlan(msgspec.Struct, frozen=True):
             if role not in _ROLES or _ROLES[role] is Role.POSTMASTER:
                 raise PlanError(f"there is no child of role '{role}'; there are {', '.join(list(_ROLES)[:-1])}")
         for selector in self.points:
-            parse_selector(selector)
+            at = parse_selector(selector).role
+            if at is not Role.BACKEND and at not in TRIGGERS:
+                placeable = ", ".join(known.short_name for known in (Role.BACKEND, *TRIGGERS))
+                raise PlanError(f"'{selector}': a campaign places faults at points of {placeable}")
+        if self.points and set(self.faults) == {FaultKind.SIGQUIT}:
+            raise PlanError("what happens at a point is a SIGKILL: a plan of sigquit alone has no use for --point")
         if not 0 <= self.delay_ms[0] <= self.delay_ms[1]:
             raise PlanError(f"delays from {self.delay_ms[0]} to {self.delay_ms[1]} ms are no range")
 
@@ -212,19 +244,21 @@ class CampaignPlan(msgspec.Struct, frozen=True):
         """The plan of a cycle, from the seed and its number alone."""
         seed = self.seed
         at_point = self._is_at_point(cycle)
+        placement = self._point(cycle) if at_point else self._time(cycle)
         fault = _choose(self.faults, seed, cycle, "fault")
         outside = self.operations // OUTSIDE_ONE_IN
         return CyclePlan(
             cycle=cycle,
             epoch=cycle // self.epoch_cycles,
             fault=FaultKind.SIGKILL_ROLE if at_point else fault,
-            placement=self._point(cycle) if at_point else self._time(cycle),
+            placement=placement,
             victims=None if at_point else self._victims(cycle, fault),
             workload=_choose(self.workloads, seed, cycle, "workload"),
             worker_seeds=tuple(derive(seed, "cycle", cycle, "worker", worker) for worker in range(self.backends)),
             transactions=(self.operations - outside) // self.backends,
             outside_operations=outside,
             outside_seed=derive(seed, "cycle", cycle, "outside"),
+            trigger=self._trigger(cycle, placement) if isinstance(placement, PointPlacement) else None,
         )
 
     def _is_at_point(self, cycle: int) -> bool:
@@ -244,6 +278,15 @@ class CampaignPlan(msgspec.Struct, frozen=True):
         # From the 25th transaction on, that of a backend alone makes 20 acknowledgements likely before.
         k = passes * 25 + derive(self.seed, "cycle", cycle, "pass") % (passes * 25)
         return PointPlacement(str(Selector(role=Role.BACKEND, point=point, k=k)))
+
+    def _trigger(self, cycle: int, placement: PointPlacement) -> Trigger | None:
+        role = placement.arm().role
+        kind = TRIGGERS.get(role)
+        if kind is None:
+            return None
+        draw = derive(self.seed, "cycle", cycle, "victim")
+        victim = RoleChild(Role.BACKEND.short_name if kind is TriggerKind.CRASH else role.short_name, draw)
+        return Trigger(kind, self._time(cycle).delay_ms, victim)
 
     def _victims(self, cycle: int, fault: FaultKind) -> Victims:
         draw = derive(self.seed, "cycle", cycle, "victim")

@@ -10,25 +10,31 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 import supervisor
-from chaos.campaign import Campaign, CampaignError, CycleResult, Unobservable
+from chaos.campaign import Campaign, CycleResult
 from chaos.defects import DEFECTS
+from chaos.errors import CampaignError, Unobservable
+from chaos.interruption import Interruption
 from chaos.plan import CampaignPlan
 from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
 from chaos.verdict import ExitCode
 from chaos.witness.witness import KernelWitness, Unavailable, open_witness
-from reports.rundir import RunDirectory
+from reports.records import unusable
+from reports.rundir import RunDirectory, RunDirectoryError, utc_text
 from reports.verdict import Status, Verdict
 from supervisor.points import PointMap
 from workloads.registry import MODULES
@@ -85,49 +91,78 @@ def run_campaign(
     keep: bool = False,
     first_cycle: int = 0,
 ) -> Outcome:
-    """Run a campaign to its end or to Ctrl-C, judge it and write its reports.
+    """Run a campaign to its end or to Ctrl-C (SIGTERM is taken for it), judge it and write its reports.
 
-    Raises CampaignError, TargetError, RunDirectoryError; the run directory holds what was recorded so far.
+    Raises CampaignError, TargetError, RunDirectoryError, StaleDefectError; the run directory holds what was
+    recorded so far. KeyboardInterrupt comes out of it when there was a second Ctrl-C, while it was judging.
     """
     _adopt_orphans()
+    _raise_file_limit()
     run = RunDirectory.create(out, plan.seed)
     view.say(f"run directory: {run.path}")
     _describe(run, plan, stop, defect=defect, require=require, first_cycle=first_cycle)
-    interrupted = False
-    witness = open_witness(run.path.name)
-    code = DEFECTS[defect].plant(CODE_ROOT, run.path / "code") if defect else None
-    if defect:
-        view.say(f"planted defect: {DEFECTS[defect].title}")
-    try:
-        with run.kernel_writer() as kernel:
-            if isinstance(witness, KernelWitness):
-                witness.start(kernel.append_encoded)
-            else:
-                kernel.append_encoded(witness.record())
-                view.say(f"no kernel witness: {witness.reason}; supervision is not judged ({witness.remedy})")
-            campaign = _campaign(run, plan, view, witness, code)
-            view.begin()
+    with Interruption() as interruption:
+        try:
+            interrupted = _crash(run, plan, _until(stop, first_cycle), first_cycle, view, defect, interruption)
+            _note_end(run)
+            verdict = judge_in_a_process(run, interrupted=interrupted)
+            if verdict.status is not Status.FINDING and not keep:
+                shutil.rmtree(run.pgdata, ignore_errors=True)
+            _note_exit(run, verdict.exit_code)
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
             try:
-                campaign.run(first_cycle, _until(stop, first_cycle))
-            except Unobservable as error:
-                view.say(str(error))
-            except KeyboardInterrupt:
-                interrupted = True
-                view.say("interrupted: judging what there is")
-            finally:
-                if isinstance(witness, KernelWitness):
-                    witness.close()
-    except BaseException:
-        run.finish(ExitCode.HARNESS_ERROR)
-        raise
-    finally:
-        _reap_orphans()
-        shutil.rmtree(run.path / "template", ignore_errors=True)
-    verdict = judge_in_a_process(run, interrupted=interrupted)
-    if verdict.status is not Status.FINDING and not keep:
-        shutil.rmtree(run.pgdata, ignore_errors=True)
-    run.finish(verdict.exit_code)
+                _note_exit(run, ExitCode.INTERRUPTED if stopped else ExitCode.HARNESS_ERROR)
+            except RunDirectoryError as another:
+                view.say(str(another))
+            view.say(f"what was recorded can be judged: crashbed judge {run.path}")
+            if isinstance(error, OSError):
+                raise _unusable(error, run) from error
+            raise
     return Outcome(verdict, run.report_html)
+
+
+def _crash(
+    run: RunDirectory,
+    plan: CampaignPlan,
+    more: Callable[[int], bool],
+    first_cycle: int,
+    view: Viewer,
+    defect: str | None,
+    interruption: Interruption,
+) -> bool:
+    """The campaign under its witness; returns whether it was interrupted.
+
+    Whatever it makes beside the run directory is taken down whole, however often Ctrl-C is pressed.
+    """
+    with ExitStack() as made:
+        made.callback(interruption.release)
+        made.callback(shutil.rmtree, run.path / "template", ignore_errors=True)
+        made.callback(_reap_orphans)
+        kernel = made.enter_context(run.kernel_writer())
+        witness = open_witness(run.path.name)
+        if isinstance(witness, KernelWitness):
+            made.callback(witness.close)
+            witness.start(kernel.append_encoded)
+        else:
+            kernel.append_encoded(witness.record())
+            view.say(f"no kernel witness: {witness.reason}; supervision is not judged ({witness.remedy})")
+        code = None
+        if defect:
+            # Kept beside the evidence: it is what was tested.
+            code = DEFECTS[defect].plant(CODE_ROOT, run.path.absolute() / "code")
+            view.say(f"planted defect: {DEFECTS[defect].title}")
+        campaign = _campaign(run, plan, view, witness, code, made)
+        made.callback(interruption.hold)
+        view.begin()
+        try:
+            campaign.run(first_cycle, more)
+        except Unobservable as error:
+            view.say(str(error))
+        except KeyboardInterrupt:
+            view.say("interrupted: judging what there is")
+            return True
+    return False
 
 
 def judge_in_a_process(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
@@ -145,9 +180,12 @@ def judge_in_a_process(run: RunDirectory, *, interrupted: bool = False) -> Verdi
 
 
 def read_plan(run: RunDirectory) -> RecordedPlan:
-    """The plan of an earlier run."""
+    """The plan of an earlier run. Raises RunDirectoryError when run.json holds none of this version."""
     recorded = run.read_info().plan
-    return RecordedPlan(msgspec.convert(recorded["campaign"], CampaignPlan), recorded.get("defect"))
+    try:
+        return RecordedPlan(msgspec.convert(recorded["campaign"], CampaignPlan), recorded.get("defect"))
+    except (KeyError, msgspec.ValidationError) as error:
+        raise RunDirectoryError(f"{run.run_json} holds no plan that can be run again: {error}") from error
 
 
 def _campaign(
@@ -156,7 +194,9 @@ def _campaign(
     view: Viewer,
     witness: KernelWitness | Unavailable,
     code: Path | None,
+    made: ExitStack,
 ) -> Campaign:
+    """The campaign, ready to run; what it needs is taken down by `made`."""
     options = {
         "max_connections": str(plan.backends + 8),
         "shared_preload_libraries": ",".join(MODULES[name] for name in plan.workloads),
@@ -164,17 +204,21 @@ def _campaign(
         "crashbed.history_directory": str(run.history.absolute()),
         "crashbed.points_map": str(run.points_map.absolute()),
     }
+    points = PointMap(run.points_map, create=True)
+    made.callback(points.close)
     target = BuiltinTarget(
         run.pgdata.absolute(), options=options, log=run.server_log.absolute(), journal=run.server_events.absolute(),
         code=code,
     )  # fmt: skip
-    points = PointMap(run.points_map, create=True)
+    made.callback(target.close)
 
     def started(pid: int) -> None:
         if isinstance(witness, KernelWitness):
             witness.follow(pid, "postmaster")
 
-    return Campaign(run, plan, target, points, on_cycle=view.cycle, on_start=started)
+    campaign = Campaign(run, plan, target, points, on_cycle=view.cycle, on_start=started)
+    made.callback(campaign.close)
+    return campaign
 
 
 def _until(stop: StopRule, first_cycle: int) -> Callable[[int], bool]:
@@ -211,6 +255,34 @@ def _describe(
     info.host = {"kernel": platform.release(), "cpus": os.cpu_count()}
     info.stop_rule = str(stop)
     run.write_info(info)
+
+
+def _note_end(run: RunDirectory) -> None:
+    """The campaign came to its end, or was interrupted: what follows is judging, which can be done again."""
+    info = run.read_info()
+    info.finished = utc_text(datetime.now(UTC))
+    run.write_info(info)
+
+
+def _note_exit(run: RunDirectory, exit_code: int) -> None:
+    info = run.read_info()
+    info.exit_code = exit_code
+    run.write_info(info)
+
+
+def _unusable(error: OSError, run: RunDirectory) -> RunDirectoryError:
+    """What the system refused, as a sentence: a full disk most of all."""
+    if isinstance(error, shutil.Error):
+        # Of a copied tree, the first file that could not be copied tells enough.
+        _, path, why = error.args[0][0]
+        return RunDirectoryError(f"could not write {path}: {why} (is the disk full? choose another place with --out)")
+    return unusable(error, "go on with", Path(os.fsdecode(error.filename) if error.filename else run.path))
+
+
+def _raise_file_limit() -> None:
+    """A connection, a history file and a pidfd for each backend: more than the usual soft limit allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _adopt_orphans() -> None:

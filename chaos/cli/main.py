@@ -10,11 +10,12 @@ import sys
 
 import click
 
-from chaos.campaign import CampaignError
 from chaos.cli.data import controldata, init, points, serve, waldump
 from chaos.cli.demo import demo
 from chaos.cli.evidence import judge, report
 from chaos.cli.run import replay, run_command
+from chaos.defects.defect import StaleDefectError
+from chaos.errors import CampaignError
 from chaos.plan import PlanError
 from chaos.targets.builtin import TargetError
 from chaos.verdict import ExitCode
@@ -64,7 +65,7 @@ def run(arguments: list[str] | None = None) -> int:
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
         return ExitCode.HARNESS_ERROR
-    except (CampaignError, TargetError, RunDirectoryError) as error:
+    except (CampaignError, TargetError, RunDirectoryError, StaleDefectError) as error:
         click.echo(f"crashbed: {error}", err=True)
         return ExitCode.HARNESS_ERROR
 

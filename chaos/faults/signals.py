@@ -55,3 +55,17 @@ class Sigquit:
     def inject(self, victims: Victims, live: Sequence[ServerProcess]) -> list[Blow]:
         """See `Fault.inject`."""
         return _strike(signal.SIGQUIT, victims, live)
+
+
+class SigtermRole:
+    """SIGTERM of a child of a chosen role. No fault of a plan, for it breaks nothing: it makes room for another."""
+
+    name = "sigterm-role"
+    causes = "an orderly exit, and another child of the role in its place"
+
+    def inject(self, victims: Victims, live: Sequence[ServerProcess]) -> list[Blow]:
+        """See `Fault.inject`."""
+        return _strike(signal.SIGTERM, victims, live)
+
+
+SIGTERM_ROLE = SigtermRole()

@@ -11,6 +11,8 @@ import os
 import select
 import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,8 @@ from typing import Any
 import msgspec
 
 import supervisor
-from chaos.targets.process import ServerProcess, children_of
+from chaos.targets.process import ServerProcess, children_of, wait_ended
+from chaos.witness.tracefs import PREFIX, instance_name, owner_lives
 from supervisor.postmaster.initdb import initialise
 
 CODE_ROOT = Path(supervisor.__file__).parent.parent
@@ -81,6 +84,36 @@ class JournalTail:
         return records
 
 
+def sweep_sockets() -> list[Path]:
+    """Remove the socket directories of harnesses that no longer live; those removed.
+
+    Like a trace instance, each is named by its harness's pid and start time. Others' are let alone.
+    """
+    removed = []
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*.*"):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            continue  # its own harness was faster
+        mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+        # A harness of another pid namespace may share the directory: its pid says nothing here, its server answers.
+        if mine and not owner_lives(path.name) and not _somebody_listens(path):
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path)
+    return removed
+
+
+def _somebody_listens(directory: Path) -> bool:
+    for path in directory.glob(".s.PGSQL.*[0-9]"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except (ConnectionRefusedError, FileNotFoundError):
+                continue
+            return True
+    return False
+
+
 class BuiltinTarget:
     """One built-in server over one data directory."""
 
@@ -100,7 +133,8 @@ class BuiltinTarget:
         self._options = {**options, "crashbed.journal": str(journal.absolute())}
         self._log = log
         self._code = code or CODE_ROOT
-        self._sockets = Path(tempfile.mkdtemp(prefix="crashbed-"))
+        sweep_sockets()
+        self._sockets = Path(tempfile.mkdtemp(prefix=f"{instance_name(os.getpid())}."))
         self._process: subprocess.Popen[bytes] | None = None
 
     @staticmethod
@@ -112,6 +146,11 @@ class BuiltinTarget:
     def conninfo(self) -> str:
         """How libpq reaches the server."""
         return f"host={self._sockets} port=5432 user=crashbed dbname=crashbed connect_timeout=5"
+
+    @property
+    def log_path(self) -> Path:
+        """The server's log."""
+        return self._log
 
     @property
     def socket_directory(self) -> Path:
@@ -213,7 +252,7 @@ class BuiltinTarget:
         return process.returncode
 
     def kill(self) -> None:
-        """SIGKILL the postmaster and everything that it forked."""
+        """SIGKILL the postmaster and everything that it forked; returns when they have ended."""
         process = self._process
         if process is None:
             return
@@ -221,9 +260,11 @@ class BuiltinTarget:
         process.kill()
         for child in children:
             child.signal(signal.SIGKILL)
-            child.close()
         process.wait()
         self._process = None
+        wait_ended(children, deadline_s=STOP_DEADLINE_S)
+        for child in children:
+            child.close()
 
     def close(self) -> None:
         """Kill what still runs and remove the socket's directory."""

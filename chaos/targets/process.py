@@ -8,7 +8,10 @@ only descendants of the postmaster that it launched pass `children_of`.
 from __future__ import annotations
 
 import os
+import select
 import signal
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -76,6 +79,23 @@ def children_of(parent: int) -> list[ServerProcess]:
     """The living children of a process, in fork order, each held by a pidfd that the caller closes."""
     found = (open_process(pid, parent) for pid in child_pids(parent))
     return sorted((process for process in found if process), key=lambda process: (process.started_ticks, process.pid))
+
+
+def wait_ended(processes: Sequence[ServerProcess], *, deadline_s: float) -> bool:
+    """Wait until all have ended, reaped or not; False when time is up first."""
+    deadline = time.monotonic() + deadline_s
+    poll = select.poll()
+    for process in processes:
+        poll.register(process.pidfd, select.POLLIN)
+    left = len(processes)
+    while left:
+        ended = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not ended:
+            return False
+        for descriptor, _ in ended:
+            poll.unregister(descriptor)
+        left -= len(ended)
+    return True
 
 
 def _stat(pid: int) -> tuple[str, str, int, int]:

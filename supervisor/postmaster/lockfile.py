@@ -22,6 +22,7 @@ from supervisor.log import Level, ServerLog
 
 NAME = "postmaster.pid"
 _TRIES = 100
+_FIRST_LINE_BYTES = 64
 _MODE = 0o600
 _PID_MAX = 2**22  # the kernel's own limit (PID_MAX_LIMIT)
 
@@ -72,14 +73,18 @@ class LockFile:
         self.contents = contents
 
     def rewrite(self, contents: Contents, log: ServerLog) -> None:
-        """Replace what it says, with one write in place; trouble is logged (`AddToDataDirLockFile`)."""
+        """Replace what it says, with one write in place; trouble is logged (`AddToDataDirLockFile`).
+
+        A file that another process has put there is left alone.
+        """
         self.contents = contents
         data = contents.encode()
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             try:
-                os.write(descriptor, data)
-                os.ftruncate(descriptor, len(data))
+                if self._is_ours(os.read(descriptor, _FIRST_LINE_BYTES)):
+                    os.pwrite(descriptor, data, 0)
+                    os.ftruncate(descriptor, len(data))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -91,27 +96,33 @@ class LockFile:
         A file that is there and cannot be read counts as ours: it is no proof of anything.
         """
         try:
-            first = self.path.read_bytes().split(b"\n", 1)[0].strip()
+            data = self.path.read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             log.log(Level.LOG, f'could not open file "{self.path.name}": {error.strerror}')
             return False
         except OSError as error:
             log.log(Level.LOG, f'could not open file "{self.path.name}": {error.strerror}; continuing anyway')
             return True
-        if first == str(os.getpid()).encode():
+        if self._is_ours(data):
             return True
-        shown = first[:40].decode(errors="replace")
-        log.log(Level.LOG, f'lock file "{self.path.name}" contains wrong PID: "{shown}" instead of {os.getpid()}')
+        found = _first_line(data)[:40].decode(errors="replace")
+        log.log(Level.LOG, f'lock file "{self.path.name}" contains wrong PID: "{found}" instead of {self.contents.pid}')
         return False
 
     def remove(self) -> None:
         """Remove it if it still is the one that this process made; gone already is fine."""
         try:
-            first = self.path.read_bytes().split(b"\n", 1)[0].strip()
-            if first == str(self.contents.pid).encode():
+            if self._is_ours(self.path.read_bytes()):
                 self.path.unlink()
         except OSError:
             pass  # It was removed or cannot be: there is nothing more that an exiting process could do.
+
+    def _is_ours(self, data: bytes) -> bool:
+        return _first_line(data) == str(self.contents.pid).encode()
+
+
+def _first_line(data: bytes) -> bytes:
+    return data.split(b"\n", 1)[0].strip()
 
 
 def in_directory(directory: Path) -> str:
@@ -132,7 +143,7 @@ def read_pid(data: bytes, path: Path) -> int:
             hint="Either another server is starting, or the lock file is the remnant of a previous server startup crash.",
             sqlstate=LOCK_FILE_EXISTS,
         )
-    first = data.split(b"\n", 1)[0].strip()
+    first = _first_line(data)
     if re.fullmatch(rb"-?[0-9]{1,9}", first) is None or not 0 < abs(int(first)) <= _PID_MAX:
         shown = first[:40].decode(errors="replace")
         raise StartupError(

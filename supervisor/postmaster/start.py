@@ -96,6 +96,7 @@ def _serve(directory: Path, settings: Settings, log: ServerLog, lock_file: lockf
     check_version(disk)
     read_control(disk)
     procedures = preload(settings.shared_preload_libraries)
+    _refuse_threads()
     journal = _open_journal(settings)
     points = _open_points(settings)
     log.log(Level.LOG, f"starting {SERVER_VERSION}")
@@ -129,6 +130,14 @@ def _serve(directory: Path, settings: Settings, log: ServerLog, lock_file: lockf
         return code
     finally:
         listening.remove()
+
+
+def _refuse_threads() -> None:
+    if len(os.listdir("/proc/self/task")) != 1:
+        raise StartupError(
+            'a module of "shared_preload_libraries" has started a thread, which a fork would not copy',
+            hint="Let the module start its threads when it is called, not when it is imported.",
+        )
 
 
 def _open_journal(settings: Settings) -> Journal:

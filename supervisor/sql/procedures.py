@@ -110,8 +110,12 @@ def preload(modules: Iterable[str]) -> dict[str, Procedure]:
     for name in modules:
         try:
             module = importlib.import_module(name)
-        except ImportError as error:
-            raise StartupError(f'could not load library "{name}": {error}') from error
+        except Exception as error:  # noqa: BLE001 - importing runs the module's own code, which may raise anything
+            raise StartupError(
+                f'could not load library "{name}": {error}',
+                hint="shared_preload_libraries names importable Python modules that define PROCEDURES, "
+                "for instance workloads.bank.",
+            ) from error
         offered = getattr(module, "PROCEDURES", None)
         if offered is None:
             raise StartupError(f'library "{name}" offers no procedures', hint="It must define PROCEDURES.")

@@ -9,7 +9,6 @@ and a new startup process, or the postmaster's own exit status.
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -220,6 +219,7 @@ def standing_startup(scene: Scene, points: Points) -> int:
     scene.server.kill("walwriter")
     pid = points.wait_fired(arm)
     scene.wait_stopped(pid)
+    scene.server.wait_log("to PM_RECOVERY")  # until then the crash is not over, and a shutdown would be abnormal
     return pid
 
 
@@ -286,3 +286,72 @@ def test_startup_exit_3_is_an_orderly_shutdown(make_server: MakeServer, points: 
     assert ended(reign, points.wait_fired(arm)).process.code == 3
     assert reign.quits == []
     assert "shutdown at recovery target" in server.log()
+
+
+# --- a child that the postmaster does not know
+
+MAIN = "supervisor/__main__.py"
+ROLE_NAMES = {role.short_name for role in Role}
+FORK_FIRST = """
+if os.fork() == 0:
+    import signal
+
+    while not os.path.exists(os.environ["PGDATA"] + "/go"):
+        signal.sigtimedwait([signal.SIGRTMAX], 0.01)
+    if {status} < 0:
+        os.kill(os.getpid(), abs({status}))
+    os._exit({status})
+
+
+if __name__ == "__main__":
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "follows"), [(0, "nothing"), (1, "nothing"), (KILLED, "crash")], ids=["exit-0", "exit-1", "SIGKILL"]
+)
+def test_an_untracked_child(
+    make_scene: MakeScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, follows: str
+) -> None:
+    """A child of the postmaster that it did not fork as one: only its exit line is logged, or it is a crash."""
+    monkeypatch.setenv("PGDATA", str(tmp_path))
+    forks_first = (MAIN, '\n\nif __name__ == "__main__":\n', FORK_FIRST.format(status=status))
+    scene = make_scene(code=planted(tmp_path, "the process forked before it became the postmaster", forks_first))
+    (pid,) = (pid for pid, name in scene.server.roles().items() if name not in ROLE_NAMES)
+    with scene.server.knock() as bystander:
+        bystander.log_in()
+        (tmp_path / "go").touch()
+        scene.wait_reaped(pid)
+        settled(scene, End(Role.BACKEND, status, follows))
+        reign = scene.reign()
+    assert consequence(reign, pid) == follows
+    assert "untracked child process" in scene.server.log()
+    if follows == "crash":
+        assert not_told_to_quit(reign, pid) == []
+
+
+# --- rows that are wrong
+
+
+@pytest.mark.parametrize(
+    ("row", "outcome", "meaning"),
+    [
+        (End(Role.BGWRITER, 1, "crash"), "ORDERLY_1", "ORDINARY"),
+        (End(Role.DEAD_END, KILLED, "crash"), "CRASH", "ORDINARY"),
+        (End(Role.BACKEND, 1, "nothing"), "ORDERLY_1", "CRASH"),
+    ],
+    ids=str,
+)
+def test_the_rule_sees_a_wrong_row(
+    make_scene: MakeScene, points: Points, tmp_path: Path, row: End, outcome: str, meaning: str
+) -> None:
+    before = "        meaning = {ExitOutcome.ORDERLY_0: self.on_exit_0"
+    wrong = (
+        f"        if self.role is Role.{row.role.name} and outcome is ExitOutcome.{outcome}:\n"
+        f"            return ExitMeaning.{meaning}\n"
+    )
+    code = planted(tmp_path, f"{row} is taken for {meaning}", (CHILD_TYPES, before, wrong + before))
+    scene, arm = serve(make_scene, points, row, code=code)
+    pid = bring_about(scene, points, row, arm)
+    settled(scene, End(row.role, row.status, "crash" if row.consequence == "nothing" else "nothing"))
+    assert consequence(scene.reign(), pid) != row.consequence

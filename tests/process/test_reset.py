@@ -63,7 +63,7 @@ def test_what_the_postmaster_owns_outlives_the_reset(scene: Scene) -> None:
 
     def possessions() -> tuple[int, int, list[str], int, int]:
         pid = scene.server.pid
-        socket = os.stat(scene.server.target.socket_directory / ".s.PGSQL.5432").st_ino
+        socket = (scene.server.target.socket_directory / ".s.PGSQL.5432").stat().st_ino
         lines = (scene.server.data / PID_FILE).read_text().splitlines()
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
         mappings = Path(f"/proc/{pid}/maps").read_bytes().count(b"memfd:")

@@ -104,4 +104,3 @@ def failing(counts: dict[str, Count]) -> set[str]:
     for name, count in counts.items():
         assert count.failures <= count.trials, f"{name} has more failures than trials"
     return {name for name, count in counts.items() if count.failures}
-

@@ -110,11 +110,12 @@ def consequence(reign: Reign, pid: int) -> str:
     return "nothing" if not restarted and not quits else f"a mixture: {len(quits)} SIGQUIT, restarted {restarted}"
 
 
-def late_or_early_kills(reign: Reign) -> list[str]:
-    """SIGKILL comes 5 s after the first SIGQUIT, once, to everybody who is then there, and to nobody else."""
-    if not reign.quits:
+def late_or_early_kills(reign: Reign, since_ns: int = 0) -> list[str]:
+    """SIGKILL comes 5 s after the first SIGQUIT of a round, once, to everybody who is then there, and to nobody else."""
+    quits = [sent.t for sent in reign.quits if sent.t >= since_ns]
+    if not quits:
         return [f"{kill.child} got SIGKILL and nobody had got SIGQUIT" for kill in reign.kills]
-    begin = reign.quits[0].t
+    begin = quits[0]
     soonest, latest = begin + SOONEST_KILL_NS, begin + LATEST_KILL_NS
     found = [
         f"{kill.child} got SIGKILL {(kill.t - begin) / 1e9:.2f} s after the first SIGQUIT"

@@ -18,7 +18,11 @@ class RawClient:
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.settimeout(PATIENCE_S)
-        self.socket.connect(str(directory / ".s.PGSQL.5432"))
+        try:
+            self.socket.connect(str(directory / ".s.PGSQL.5432"))
+        except OSError:
+            self.socket.close()
+            raise
 
     def __enter__(self) -> RawClient:
         return self

@@ -38,7 +38,8 @@ class Scene:
 
     def evidence(self) -> Evidence:
         """Everything up to now, of this server alone."""
-        evidence = Evidence(self._kernel.account(), self._journal())
+        journal = list(self._journal())  # first, so that the account reaches beyond whatever it claims
+        evidence = Evidence(self._kernel.account(), journal)
         evidence.derived["reigns"] = [reign for reign in reigns(evidence) if reign.postmaster.pid == self._pid]
         return evidence
 
@@ -57,7 +58,7 @@ class Scene:
         for oracle in oracles:
             result = oracle.judge(evidence)
             assert result.trials, f"oracle {result.name} judged nothing: {result.reason}"
-            found += [failure.message for failure in result.failures]
+            found += [f"{failure.message}: {'; '.join(failure.evidence)}" for failure in result.failures]
         return found
 
     def memories(self) -> dict[int, frozenset[MappedMemory]]:
@@ -133,9 +134,7 @@ class Points:
         self.map = PointMap(self.path, create=True)
         self.options = {"crashbed.points_map": str(self.path)}
 
-    def arm(
-        self, role: Role, point: Point, action: PointAction, argument: int = 0, *, nth: int = 0, k: int = 1
-    ) -> int:
+    def arm(self, role: Role, point: Point, action: PointAction, argument: int = 0, *, nth: int = 0, k: int = 1) -> int:
         """Arm a point for processes forked from now on; returns the arm's number."""
         return self.map.arm(Arm(role, nth, point, k, action, argument))
 

@@ -115,9 +115,7 @@ class ListWal:
         self.flushed = 0
         self._disk = disk
 
-    def insert(
-        self, rmgr: Rmgr, info: int, xid: int, body: bytes, pages: Sequence[PageRef] = ()
-    ) -> tuple[int, int]:
+    def insert(self, rmgr: Rmgr, info: int, xid: int, body: bytes, pages: Sequence[PageRef] = ()) -> tuple[int, int]:
         assert self.region is not None
         blocks = []
         for page in pages:

@@ -232,7 +232,7 @@ def test_a_stale_memory_does_not_make_two_processes_wait_for_each_other(server: 
         waited.append(True)
         return Wake.LATCH
 
-    server.host.wait = wait  # type: ignore[method-assign]
+    server.host.wait = wait  # type: ignore[method-assign,assignment]
     buffers = server.pool.lock_many([(RELATION, 18), (RELATION, 19)])
     assert [server.pool.tag(buffer)[1] for buffer in buffers] == [18, 19]
     for buffer in buffers:

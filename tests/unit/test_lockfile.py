@@ -205,6 +205,14 @@ def test_a_rewrite_of_a_file_that_is_gone_is_no_error_and_makes_none(tmp_path: P
     assert not path.exists()
 
 
+def test_a_rewrite_leaves_anothers_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / lockfile.NAME
+    lock = lockfile.create(path, contents(tmp_path), USE)
+    path.write_text("1\nanother server's by now\n")
+    lock.rewrite(contents(tmp_path), NOWHERE)
+    assert path.read_text() == "1\nanother server's by now\n"
+
+
 def test_only_ones_own_file_is_removed(tmp_path: Path) -> None:
     path = tmp_path / lockfile.NAME
     lock = lockfile.create(path, contents(tmp_path), USE)

@@ -65,7 +65,7 @@ _ENTRY_WORDS = 8
 _USEFUL_SPACE = pages.PAGE_BYTES // 4
 _LONG_CHAIN = 16
 """So many versions before the newest make every look at a much-updated row long: its page is pruned early."""
-_SLACK = pages.PAGE_BYTES // 5
+_SLACK = pages.PAGE_BYTES // 3
 """A page that has less room even after a pruning gives the row away to another page: pruning looks at every row of
 the page, and must not be owed again by the next few updates."""
 

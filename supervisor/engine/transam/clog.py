@@ -32,6 +32,7 @@ from supervisor.engine.transam.xid import FIRST_NORMAL_XID
 from supervisor.engine.wal.insert import PageRef, Wal
 from supervisor.engine.wal.record import WalRecord
 from supervisor.engine.wal.rmgr import Rmgr
+from supervisor.points import Point
 
 CLOG_RELATION = 3
 
