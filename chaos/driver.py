@@ -12,6 +12,7 @@ It never judges: a connection that ends tells nothing about its last operation.
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 
@@ -23,6 +24,8 @@ from workloads.worker import record_answer
 from workloads.workload import Request
 
 Value = int | str | bool
+
+CONNECT_TIMEOUT_S = 5.0
 
 
 class Ended(Enum):
@@ -50,14 +53,30 @@ class CallError(Exception):
 
 
 def connect(conninfo: str) -> pq.abc.PGconn:
-    """Open a connection; raises ConnectError."""
-    connection = pq.PGconn.connect(conninfo.encode())
-    if connection.status != pq.ConnStatus.OK:
+    """Open a connection; raises ConnectError.
+
+    In steps, for libpq prints the notices of a connection that it opens in one to stderr: those of survivors of a
+    crash would stand in the middle of the live view.
+    """
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    connection = pq.PGconn.connect_start(conninfo.encode())
+    try:
+        while connection.status != pq.ConnStatus.BAD:
+            state = connection.connect_poll()
+            if state == pq.PollingStatus.OK:
+                connection.nonblocking = 1
+                return connection
+            if state == pq.PollingStatus.FAILED:
+                break
+            poll = select.poll()
+            poll.register(connection.socket, select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT)
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise ConnectError(f"no answer within {CONNECT_TIMEOUT_S:g} s", None)
         message = connection.get_error_message().strip()
-        connection.finish()
         raise ConnectError(message, _sqlstate_in(message))
-    connection.nonblocking = 1
-    return connection
+    except BaseException:
+        connection.finish()
+        raise
 
 
 def call_text(procedure: str, arguments: Mapping[str, Value]) -> bytes:

@@ -8,6 +8,8 @@ import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from reports.verdict import Environment
 from supervisor.postmaster.data_directory import file_system
 
@@ -20,9 +22,17 @@ def describe(directory: Path, versions: Mapping[str, str]) -> Environment:
         python_build=_build(),
         cpu=_processor(),
         cpu_count=len(os.sched_getaffinity(0)),
+        disk=_device(directory),
         filesystem=file_system(directory),
         versions=dict(versions),
     )
+
+
+def _device(directory: Path) -> str:
+    """What the run directory lies on: the device behind the longest mount point above it."""
+    path = directory.resolve()
+    mounts = [part for part in psutil.disk_partitions(all=True) if path.is_relative_to(part.mountpoint)]
+    return max(mounts, key=lambda part: len(part.mountpoint)).device if mounts else ""
 
 
 def _build() -> str:

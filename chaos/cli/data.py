@@ -136,7 +136,7 @@ def points() -> int:
     \b
     crashbed points
     crashbed run --kills 20 --point backend/COMMIT_AFTER_FLUSH:30
-    crashbed run --kills 20 --point backend#2/WAL_FLUSH_BEFORE_FSYNC:5
+    crashbed run --kills 20 --point backend#3/BTREE_INSERT_UNDER_LOCK:20
 
     A selector is role[#nth]/POINT:k: the k-th time since its fork that a process of the role gets there; with #nth,
     only the nth process of the role since the last reset.

@@ -68,6 +68,13 @@ def run(arguments: list[str] | None = None) -> int:
     except (CampaignError, TargetError, RunDirectoryError, StaleDefectError) as error:
         click.echo(f"crashbed: {error}", err=True)
         return ExitCode.HARNESS_ERROR
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"crashbed: {where}{error.strerror or error}", err=True)
+        return ExitCode.HARNESS_ERROR
+    except SystemExit:
+        # How click ends when nobody reads its output: with 1, which is the status of a finding.
+        return ExitCode.HARNESS_ERROR
 
 
 if __name__ == "__main__":

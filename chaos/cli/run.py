@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import click
 from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
-from chaos.plan import POINT_ONE_IN, CampaignPlan, FaultKind, parse_selector
-from chaos.start import StopRule, run_campaign
+from chaos.phases import cycles_of
+from chaos.plan import POINT_ONE_IN, CampaignPlan, FaultKind
+from chaos.start import StopRule, read_plan, run_campaign
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
 
@@ -37,8 +39,8 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
         seconds = float(number) * units[unit]
     except ValueError:
         raise click.BadParameter(f"'{value}' is not a duration: write 90s, 10m or 2h") from None
-    if seconds <= 0:
-        raise click.BadParameter("a duration must be more than nothing")
+    if not 0 < seconds < math.inf:
+        raise click.BadParameter(f"'{value}' is no time to run for: write 90s, 10m or 2h")
     return seconds
 
 
@@ -51,7 +53,7 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 @click.option("--fault", "faults", default=",".join(FaultKind), show_default=True,
               callback=_names(tuple(FaultKind), "fault"), help="Faults, separated by commas.")  # fmt: skip
 @click.option("--point", "points", multiple=True, metavar="SELECTOR",
-              help="Place every fault at this point: role[#nth]/point:k (see crashbed points). May be repeated.")  # fmt: skip
+              help="Place every fault at such a point: role[#nth]/point:k (see crashbed points). May be repeated.")  # fmt: skip
 @click.option("--no-points", is_flag=True, help="Place no fault at a point, all of them in time.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of all choices.  [default: drawn and printed]")
 @click.option(
@@ -83,13 +85,14 @@ def run_command(
     crashbed run --kills 300 --workload bank
     crashbed run --duration 10m --fault sigkill-several,sigquit
     crashbed run --kills 50 --point backend/COMMIT_AFTER_FLUSH:30
+    crashbed run --kills 20 --point startup/REDO_RECORD:5     a crash, and another during its recovery
     crashbed run --seed 7 --kills 20          the same plan every time
 
     Each cycle opens the workers, waits for the plan's moment, strikes, waits until the server serves again, and
     looks at the data. The last line is the command that reproduces the run. Ctrl-C ends with the report so far.
     """
-    for selector in points:
-        parse_selector(selector)
+    if points and no_points:
+        raise click.UsageError("--point and --no-points contradict each other: give one of them")
     plan = CampaignPlan(
         seed=seed if seed is not None else secrets.randbits(32),
         workloads=workloads,
@@ -116,10 +119,11 @@ def replay(directory: Path, cycle: int, out: Path | None) -> int:
     The plan is the same to the byte. When a kill lands is up to the machine, so a failure that depends on the
     moment may need several tries; one placed at a point does not.
     """
-    from chaos.start import read_plan
-
     run = RunDirectory.open(directory)
     recorded = read_plan(run)
+    ran = [known.cycle for known in cycles_of(run.harness_records())]
+    if ran and cycle not in ran:
+        raise click.UsageError(f"{run.path} has no cycle {cycle}: it ran cycles {min(ran)} to {max(ran)}")
     first = cycle - cycle % recorded.plan.epoch_cycles
     return _run(
         recorded.plan,

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chaos.campaign import CycleResult
+from chaos.errors import CampaignError
 from chaos.plan import CampaignPlan, PointPlacement
 from chaos.start import StopRule
 
 HEADER = "cycle  fault            victim                       acked   ready ms  commit ms"
 
 
+class _Output(Console):
+    """A console that ends the campaign when nobody reads it any more (`| head`), instead of the process."""
+
+    def on_broken_pipe(self) -> None:
+        """See `Console.on_broken_pipe`."""
+        self.quiet = True
+        # Python would fail once more when it flushes the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CampaignError("nobody reads the output any more: the run was stopped")
+
+
 class View:
     """Shows cycles as they end; a context manager, because the progress line must be taken down."""
 
     def __init__(self, plan: CampaignPlan, stop: StopRule) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = _Output(highlight=False, soft_wrap=True)
         self._plan = plan
         self._stop = stop
         self._progress = Progress(

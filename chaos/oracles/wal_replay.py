@@ -54,7 +54,8 @@ class Recovery:
 
     `commits` counts the acknowledged operations that certainly were written after the redo point;
     `greatest_lsn` is the greatest LSN among their acknowledgements, where the history carries LSNs.
-    `redo` holds every redo completed before the server was ready.
+    `redo` holds every redo completed before the server was ready; `cut_short` says that one before them was not:
+    what it changed may have been written back, and the next one then finds nothing older.
     """
 
     cycle: int
@@ -63,6 +64,7 @@ class Recovery:
     in_flight: int
     redo: tuple[Redo, ...]
     greatest_lsn: int | None = None
+    cut_short: bool = False
 
 
 def judge(recoveries: Iterable[Recovery]) -> Count:
@@ -98,7 +100,7 @@ def _broken(recovery: Recovery) -> str | None:
     end_lsn = max(redo.end_lsn for redo in recovery.redo)
     if recovery.greatest_lsn is not None and end_lsn < recovery.greatest_lsn:
         return f"redo ended at {_lsn(end_lsn)}, before the acknowledged {_lsn(recovery.greatest_lsn)}"
-    if _verified(recovery) and not any(redo.pages_changed for redo in recovery.redo):
+    if _verified(recovery) and not recovery.cut_short and not any(redo.pages_changed for redo in recovery.redo):
         return f"{needed}, and redo changed no page"
     return None
 
@@ -158,12 +160,13 @@ def _recovery(cycle: int, journal: list[Record], begin_ns: int, operations: list
         first = next((r["t"] for r in inside if r["ev"] == "ready"), journal[-1]["t"] if journal else begin_ns)
     over = next((r["t"] for r in inside if r["ev"] == "ready" and r["t"] >= first), None)
     redo: list[Redo] = []
-    begin_lsn = 0
+    begin_lsn = begun = 0
     for record in inside:
         if over is not None and record["t"] > over:
             break
         if record["ev"] == "redo_begin":
             begin_lsn = record["lsn"]
+            begun += 1
         elif record["ev"] == "redo_end":
             redo.append(
                 Redo(
@@ -190,6 +193,7 @@ def _recovery(cycle: int, journal: list[Record], begin_ns: int, operations: list
         commits=len(commits),
         in_flight=sum(o.outcome is Outcome.UNKNOWN and o.invoked_ns < first for o in operations),
         redo=tuple(redo),
+        cut_short=begun > len(redo),
         greatest_lsn=max((o.lsn for o in commits if o.lsn is not None), default=None),
     )
 

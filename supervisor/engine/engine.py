@@ -8,7 +8,7 @@ The startup process makes the region's contents true (`recovery.redo.recover`) b
 from __future__ import annotations
 
 from supervisor.config import Settings
-from supervisor.engine.access import heap as heap_module
+from supervisor.engine.access import room
 from supervisor.engine.access.catalog import Catalog
 from supervisor.engine.access.heap import Heap
 from supervisor.engine.access.table import Tables
@@ -38,7 +38,7 @@ _SUBSYSTEMS = (
     wal_module.shmem_areas,
     snapshot_module.shmem_areas,
     row_locks_module.shmem_areas,
-    heap_module.shmem_areas,
+    room.shmem_areas,
     checkpoint_areas,
     buffers.shmem_areas,
 )
@@ -47,7 +47,7 @@ _INITIALISERS = (
     wal_module.shmem_init,
     snapshot_module.shmem_init,
     row_locks_module.shmem_init,
-    heap_module.shmem_init,
+    room.shmem_init,
     checkpoint_init,
     buffers.shmem_init,
 )

@@ -12,17 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from supervisor.config import Settings
+from supervisor.postmaster.child_types import CHILD_TYPES
 from supervisor.roles import CHILD_ROLES, Role
 
 
 def pool_sizes(settings: Settings) -> dict[Role, int]:
-    """Slots per pool, in slot order. Twice max_connections: those that still read their startup packet
-    hold a slot and no PGPROC (specification 3.1). Dead-end children have none."""
-    return {
-        role: 2 * settings.max_connections if role is Role.BACKEND else 1
-        for role in CHILD_ROLES
-        if role is not Role.DEAD_END
-    }
+    """Slots per pool, in slot order, as the policy table has them. Dead-end children have none."""
+    sizes = {role: CHILD_TYPES[role].pool_size(settings.max_connections) for role in CHILD_ROLES}
+    return {role: size for role, size in sizes.items() if size}
 
 
 class SlotPools:

@@ -32,7 +32,7 @@ from supervisor.postmaster.launch import fork_child
 from supervisor.postmaster.lockfile import LockFile, Status
 from supervisor.postmaster.sockets import ListeningSocket
 from supervisor.postmaster.states import connection_answer, initial_state, step
-from supervisor.postmaster.values import SIGKILL_CHILDREN_AFTER_S, CanAccept, Shutdown, State, Stopwatch
+from supervisor.postmaster.values import SIGKILL_CHILDREN_AFTER_S, CanAccept, PMState, Shutdown, State, Stopwatch
 from supervisor.processes.child import Birth
 from supervisor.processes.dead_end import refusal
 from supervisor.roles import Role
@@ -132,7 +132,11 @@ class Postmaster:
                 next_touch = now + TOUCH_SOCKETS_S
                 self._equipment.listening.touch()
             self._fork_failed = False
+            generation = self._generation
             self._tell(ev.Advance())
+            if self._generation != generation:
+                # What starts beside the startup process is wanted at once, not when something happens next.
+                self._tell(ev.Advance())
         return self._exit_code
 
     def _sleep_ms(self) -> int:
@@ -331,6 +335,8 @@ class Postmaster:
             self._journal.emit("step", event=event, before=before, after=after)
         for action in actions:
             self._do(action)
+        if after.pm_state is PMState.RUN and before.pm_state is not PMState.RUN:
+            self._journal.emit("ready", gen=self._generation)
 
     def _do(self, action: act.Action) -> None:
         match action:
@@ -342,8 +348,6 @@ class Postmaster:
                 self._launch(role)
             case act.Log(level, message):
                 self._log.log(Level[level], message)
-                if message == "database system is ready to accept connections":
-                    self._journal.emit("ready", gen=self._generation)
             case act.LogChildExit(level, _, name):
                 self._log_exit(Level[level], name)
             case act.PidFileStatus(status):

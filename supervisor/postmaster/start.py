@@ -21,7 +21,7 @@ from supervisor.errors import StartupError
 from supervisor.host import ProcessHost
 from supervisor.log import Journal, Level, ServerLog
 from supervisor.points import PointMap
-from supervisor.postmaster import data_directory, launch, lockfile
+from supervisor.postmaster import data_directory, heap, lockfile
 from supervisor.postmaster.postmaster import Equipment, Postmaster
 from supervisor.postmaster.sockets import ListeningSocket
 from supervisor.processes.child import set_parent_death_signal, set_process_name
@@ -124,7 +124,7 @@ def _serve(directory: Path, settings: Settings, log: ServerLog, lock_file: lockf
                 listening=listening,
             )
         )
-        launch.prepare()
+        heap.settle()
         code = postmaster.run()
         journal.emit("postmaster_exit", code=code)
         return code

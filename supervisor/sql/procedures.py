@@ -110,7 +110,7 @@ def preload(modules: Iterable[str]) -> dict[str, Procedure]:
     for name in modules:
         try:
             module = importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - importing runs the module's own code, which may raise anything
+        except Exception as error:  # importing runs the module's own code, which may raise anything
             raise StartupError(
                 f'could not load library "{name}": {error}',
                 hint="shared_preload_libraries names importable Python modules that define PROCEDURES, "

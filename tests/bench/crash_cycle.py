@@ -132,7 +132,9 @@ def _figures(crashes: Sequence[Crash]) -> dict[str, Any]:
     return {
         **{what: results.summary([getattr(one, what) for one in crashes]) for what in ("hung_up", "ready", "commit")},
         "refused": results.summary([one.refused for one in crashes]),
-        "phases": {name: results.summary([one.phases[name] for one in crashes if name in one.phases]) for name in names},
+        "phases": {
+            name: results.summary([one.phases[name] for one in crashes if name in one.phases]) for name in names
+        },
     }
 
 
@@ -143,7 +145,10 @@ def _median(crashes: Sequence[Crash], what: str) -> float:
 def show(result: dict[str, Any]) -> None:
     """Print what `compare` found."""
     options = ", ".join(f"{name} = {value}" for name, value in result["postgres_options"].items())
-    print(f"crash cycle, {result['backends']} idle backends, {result['pairs']} pairs" + (f", {options}" if options else ""))
+    print(
+        f"crash cycle, {result['backends']} idle backends, {result['pairs']} pairs"
+        + (f", {options}" if options else "")
+    )
     rows = []
     for what, label in (("hung_up", "all hung up"), ("ready", "ready"), ("commit", "first commit")):
         for name, figures in result["servers"].items():

@@ -34,7 +34,11 @@ def workplace() -> Iterator[Path]:
 def machine() -> dict[str, Any]:
     """The class of machine, never its name."""
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     flags = sysconfig.get_config_var("CONFIG_ARGS") or ""
@@ -67,7 +71,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     cells = [[_text(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     for row in cells:
-        first, *others = (cell.ljust(width) if not at else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        first, *others = (
+            cell.ljust(width) if not at else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         print("  " + "  ".join([first, *others]).rstrip())
     sys.stdout.flush()
 

@@ -220,7 +220,10 @@ def test_a_socket_whose_place_is_taken_by_something_else(data: Path, make_server
         ("PROCEDURES = 1 +", "invalid syntax"),
         ("1 / 0", "division by zero"),
         ("", "offers no procedures"),
-        ("import threading; PROCEDURES = ()\nthreading.Thread(target=threading.Event().wait, daemon=True).start()", "has started a thread"),
+        (
+            "import threading; PROCEDURES = ()\nthreading.Thread(target=threading.Event().wait, daemon=True).start()",
+            "has started a thread",
+        ),
     ],
 )
 def test_a_module_that_cannot_be_preloaded(data: Path, tmp_path: Path, code: str | None, reason: str) -> None:

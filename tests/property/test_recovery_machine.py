@@ -36,6 +36,7 @@ from supervisor.errors import Panic, ServerError, StartupError
 from supervisor.points import Point
 from supervisor.session.session import Session
 from tests.support.engine_rig import Crash, Rig
+from tests.support.heap_checks import check_table
 
 TABLES = ("narrow", "wide")
 KEYS = st.integers(0, 12)
@@ -336,12 +337,15 @@ class RecoveryMachine(RuleBasedStateMachine):
             self.quiet += 1
             for worker in self.workers:
                 assert self.found(worker.session) == self.sees(worker)
+            if self.quiet % 4 == 1:
+                for table in TABLES:
+                    check_table(self.rig.engines[0], table)
 
 
 MachineTest = RecoveryMachine.TestCase
 MachineTest.settings = settings(
-    max_examples=40,
-    stateful_step_count=25,
+    max_examples=120,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -54,7 +54,7 @@ def not_told_to_quit(reign: Reign, crashed_pid: int) -> list[str]:
             found.append(f"{child} got no SIGQUIT after {lived(crashed)}")
             continue
         told.append((quits[0], child))
-        if child.process.session_t is not None and len(quits) != 2:
+        if (session := child.process.session_t) is not None and session < quits[0] and len(quits) != 2:
             found.append(f"{child} got SIGQUIT {len(quits)} times, not once as a process and once as a group")
         if child.process.exit_t is not None and child.process.signal != signal.SIGKILL and child.process.code != 2:
             found.append(f"{child} was told to quit and {child.process.ended_by()}")

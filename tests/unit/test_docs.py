@@ -33,9 +33,9 @@ DOCUMENTS = sorted(
     )
 )
 PACKAGES = ("supervisor", "chaos", "workloads", "reports")
-# Suffixes of files that only a repository has, and names that a run writes all the same.
+# Suffixes of files that only a repository has; and names of a run directory and a data directory.
 OURS = frozenset({".py", ".md", ".toml", ".lock", ".png", ".j2", ".css"})
-OF_A_RUN = frozenset({"summary.md"})
+OF_A_RUN = frozenset({"summary.md", "events", "history", "pgdata", "code", "base", "global", "pg_wal"})
 NOT_OURS = frozenset({"__pycache__", ".venv", ".git", "out"})
 
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -65,15 +65,15 @@ def repository() -> frozenset[str]:
         if top.name in NOT_OURS:
             continue
         for path in (top, *(top.rglob("*") if top.is_dir() else ())):
-            if path.is_file() and not NOT_OURS & set(path.parts):
-                inside = path.relative_to(ROOT)
+            inside = path.relative_to(ROOT)
+            if path.is_file() and not NOT_OURS & set(inside.parts):
                 found.update(inside_of.as_posix() for inside_of in (inside, *inside.parents[:-1]))
     return frozenset(found)
 
 
 def looks_like_a_path(token: str, document: str) -> bool:
     """Whether a piece of code in a document claims to be a file or folder of the repository."""
-    if PATH.fullmatch(token) is None or Path(token).name in OF_A_RUN or NOT_OURS & set(Path(token).parts):
+    if PATH.fullmatch(token) is None or Path(token).parts[0] in OF_A_RUN | NOT_OURS:
         return False
     if Path(token).suffix in OURS:
         return True

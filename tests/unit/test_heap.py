@@ -205,3 +205,23 @@ def test_transactions_that_end_in_another_order_than_their_numbers(rig: Rig) -> 
         assert newer.get("t", 1) == (1, 2, "")
     between.commit()
     assert [row[1] for row in newer.scan("t")] == [299, 2, 1]
+
+
+def test_rows_that_an_aborted_transaction_made_and_changed(rig: Rig) -> None:
+    """Their versions are a chain that is dead altogether: none may be freed while the index leads to its first."""
+    session = filled(rig, 0)
+    session.begin()
+    for key in range(60):
+        session.insert("t", (key, 0, ""))
+    for key in range(60):
+        session.update("t", key, (key, 1, ""))
+    session.rollback()
+    for turn in range(5):
+        session.begin()
+        for key in range(100, 300):
+            session.insert("t", (key, turn, ""))
+        session.rollback()
+    for key in range(60):
+        session.insert("t", (key, 2, ""))
+    assert [row[:2] for row in session.scan("t")] == [(key, 2) for key in range(60)]
+    assert all(len(entries(rig, key)) == 1 for key in range(60))

@@ -20,12 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from mmap import mmap
 from struct import Struct
 
-from supervisor.config import Settings
 from supervisor.engine.access import prune
 from supervisor.engine.access.btree import Key
+from supervisor.engine.access.room import RoomHints, free_line
 from supervisor.engine.access.tuple import (
     HEADER,
     HEADER_BYTES,
@@ -55,13 +54,10 @@ from supervisor.engine.wal.rmgr import Rmgr
 from supervisor.host import Host
 from supervisor.points import Point
 from supervisor.shmem.attachment import Attachment
-from supervisor.shmem.region import Area, Region
 
 HasKey = Callable[[bytes, Key], bool]
 """Whether the values of a row (`RowCodec` bytes) have a key."""
 
-_RELATIONS = 256
-_ENTRY_WORDS = 8
 _USEFUL_SPACE = pages.PAGE_BYTES // 4
 _LONG_CHAIN = 16
 """So many versions before the newest make every look at a much-updated row long: its page is pruned early."""
@@ -90,7 +86,6 @@ MOVED = Struct("<HIH")
 HOT = Struct("<HH")
 """HOT_UPDATE: byte offset of the old version, line of the new one; then the new version."""
 
-_UNUSED_LINE = bytes(pages.LINE_BYTES)
 _header = HEADER.unpack_from
 _put_end = Struct("<IIHH").pack_into
 
@@ -99,15 +94,6 @@ MISSING = -1
 CHANGED = -2
 NO_ROOM = -3
 """Results below 0 and DONE; a result above 0 is the xid to wait for."""
-
-
-def shmem_areas(settings: Settings) -> list[Area]:
-    """Per relation (by a hash) a few blocks that are known to have room: hints, read and written without a lock."""
-    return [Area("heap_room", 8 * _ENTRY_WORDS * _RELATIONS)]
-
-
-def shmem_init(region: Region, settings: Settings) -> None:
-    """No hints: zeroed memory is right."""
 
 
 class Heap:
@@ -132,7 +118,7 @@ class Heap:
         self._running = running
         self._is_running = running.is_running
         self._row_locks = row_locks
-        self._room = attachment.region.word("heap_room")
+        self._hints = RoomHints(attachment.region)
         self._target: dict[int, int] = {}
 
     # Reading.
@@ -190,8 +176,8 @@ class Heap:
             pool.mark_dirty(buffer)
             if pages.kind(mm, page) == pages.KIND_NEW:
                 pages.init(mm, page, pages.KIND_HEAP)
-            line = pages.add_item(mm, page, item, _free_line(mm, page))
-            note_prunable(self._q, page, xid)
+            line = pages.add_item(mm, page, item, free_line(mm, page))
+            prune.note_prunable(self._q, page, xid)
             self._host.point(Point.HEAP_INSERT_UNDER_LOCK)
             self._log(HeapInfo.INSERT, xid, relation, block, page, INSERT.pack(line) + item)
         pool.unlock(buffer)
@@ -221,7 +207,7 @@ class Heap:
         with CRITICAL:
             pool.mark_dirty(buffer)
             _put_end(mm, at + XMAX_AT, xid, 0, 0, flags & ~XMAX_BITS)
-            note_prunable(self._q, page, xid)
+            prune.note_prunable(self._q, page, xid)
             self._host.point(Point.HEAP_DELETE_UNDER_LOCK)
             self._log(HeapInfo.DELETE, xid, relation, tid >> 16, page, AT.pack(at - page))
         pool.unlock(buffer)
@@ -263,9 +249,9 @@ class Heap:
         item = HEADER.pack(xid, 0, 0, 0, HEAP_ONLY) + body
         with CRITICAL:
             pool.mark_dirty(buffer)
-            new_line = pages.add_item(mm, page, item, _free_line(mm, page))
+            new_line = pages.add_item(mm, page, item, free_line(mm, page))
             _put_end(mm, at + XMAX_AT, xid, tid >> 16, new_line, flags & ~XMAX_BITS | HOT_UPDATED)
-            note_prunable(self._q, page, xid)
+            prune.note_prunable(self._q, page, xid)
             self._host.point(Point.HEAP_UPDATE_UNDER_LOCK)
             self._log(HeapInfo.HOT_UPDATE, xid, relation, tid >> 16, page, HOT.pack(at - page, new_line) + item)
         pool.unlock(buffer)
@@ -283,7 +269,7 @@ class Heap:
         with CRITICAL:
             pool.mark_dirty(buffer)
             _put_end(mm, at + XMAX_AT, xid, new_tid >> 16, new_tid & 0xFFFF, flags & ~XMAX_BITS)
-            note_prunable(self._q, page, xid)
+            prune.note_prunable(self._q, page, xid)
             self._host.point(Point.HEAP_UPDATE_UNDER_LOCK)
             data = MOVED.pack(at - page, new_tid >> 16, new_tid & 0xFFFF)
             self._log(HeapInfo.UPDATE, xid, relation, tid >> 16, page, data)
@@ -358,7 +344,7 @@ class Heap:
         pool = self._pool
         tried = {avoid, -1}
         # A hint is taken only when it is needed, for taking it uses it up.
-        for source in (self._last_target, self._take_hint, self._last_block):
+        for source in (self._last_target, self._hints.take, self._last_block):
             block = source(relation)
             if block in tried:
                 continue
@@ -400,29 +386,6 @@ class Heap:
 
     def _last_block(self, relation: int) -> int:
         return self._pool.relation_size(relation) - 1
-
-    def _take_hint(self, relation: int) -> int:
-        q = self._q
-        entry = self._room + (relation % _RELATIONS) * _ENTRY_WORDS
-        if q[entry] == relation:
-            for word in range(entry + 1, entry + _ENTRY_WORDS):
-                block = q[word]
-                if block:
-                    q[word] = 0
-                    return int(block - 1)
-        return -1
-
-    def _leave_hint(self, relation: int, block: int) -> None:
-        q = self._q
-        entry = self._room + (relation % _RELATIONS) * _ENTRY_WORDS
-        if q[entry] != relation:
-            for word in range(entry + 1, entry + _ENTRY_WORDS):
-                q[word] = 0
-            q[entry] = relation
-        for word in range(entry + 1, entry + _ENTRY_WORDS):
-            if q[word] in (0, block + 1):
-                q[word] = block + 1
-                return
 
     # Pruning.
 
@@ -478,7 +441,7 @@ class Heap:
                     plan.oldest_kept = 0
                 self._carry_out(relation, block, buffer, page, plan)
             if pages.free_space(mm, page) >= _USEFUL_SPACE:
-                self._leave_hint(relation, block)
+                self._hints.leave(relation, block)
             pool.unlock(buffer)
         self._row_locks.end_cleanup(mark)
         return bool(roots)
@@ -502,20 +465,3 @@ class Heap:
             pool.unlock(buffer)
             for xid in plan.unknown:
                 self._clog.committed(xid)
-
-
-def _free_line(mm: mmap, page: int) -> int:
-    """The first unused line, or the one after the last: a search of the raw bytes, for an unused line is four zeros."""
-    start = page + pages.HEADER_BYTES
-    end = start + pages.LINE_BYTES * pages.line_count(mm, page)
-    at = mm.find(_UNUSED_LINE, start, end)
-    while at >= 0 and (at - start) % pages.LINE_BYTES:
-        at = mm.find(_UNUSED_LINE, at + 1, end)
-    return ((at if at >= 0 else end) - start) // pages.LINE_BYTES + 1
-
-
-def note_prunable(q: memoryview, page: int, xid: int) -> None:
-    """Leave the hint that `xid` made something on this page that may be dropped later."""
-    word = (page + pages.WORD_AT) // 8
-    if not q[word]:
-        q[word] = xid

@@ -8,7 +8,7 @@ from __future__ import annotations
 from struct import Struct
 
 from supervisor.engine.access import prune
-from supervisor.engine.access.heap import AT, HOT, INSERT, MOVED, HeapInfo, note_prunable
+from supervisor.engine.access.heap import AT, HOT, INSERT, MOVED, HeapInfo
 from supervisor.engine.access.tuple import HEADER, HOT_UPDATED, LOCK_ONLY, XMAX_AT, XMAX_BITS
 from supervisor.engine.storage import page as pages
 from supervisor.engine.storage.buffers import BufferPool
@@ -42,10 +42,10 @@ def _apply(info: int, xid: int, block: int, data: bytes, pool: BufferPool, page:
         _add(pool, page, data[HOT.size :], line)
         at = page + offset
         _put_end(mm, at + XMAX_AT, xid, block, line, _header(mm, at)[4] & ~XMAX_BITS | HOT_UPDATED)
-        note_prunable(pool.q, page, xid)
+        prune.note_prunable(pool.q, page, xid)
     elif info == _INSERT:
         _add(pool, page, data[INSERT.size :], INSERT.unpack_from(data)[0])
-        note_prunable(pool.q, page, xid)
+        prune.note_prunable(pool.q, page, xid)
     elif info == _LOCK:
         at = page + AT.unpack(data)[0]
         _put_end(mm, at + XMAX_AT, xid, 0, 0, _header(mm, at)[4] & ~XMAX_BITS | LOCK_ONLY)
@@ -53,11 +53,11 @@ def _apply(info: int, xid: int, block: int, data: bytes, pool: BufferPool, page:
         offset, new_block, new_line = MOVED.unpack(data)
         at = page + offset
         _put_end(mm, at + XMAX_AT, xid, new_block, new_line, _header(mm, at)[4] & ~XMAX_BITS)
-        note_prunable(pool.q, page, xid)
+        prune.note_prunable(pool.q, page, xid)
     elif info == _DELETE:
         at = page + AT.unpack(data)[0]
         _put_end(mm, at + XMAX_AT, xid, 0, 0, _header(mm, at)[4] & ~XMAX_BITS)
-        note_prunable(pool.q, page, xid)
+        prune.note_prunable(pool.q, page, xid)
     elif info == _PRUNE:
         redirects, unused, oldest_kept = prune.decode(data)
         prune.carry_out(mm, page, redirects, unused, oldest_kept)

@@ -60,7 +60,8 @@ def plan(mm: mmap, page: int, horizon: int, is_running: IsRunning, known: Known)
     result = Plan()
     lines = pages.lines(mm, page)
     over: dict[int, tuple[int, int, bool]] = {}  # line -> xmax, next line if on this page, whether it is dead
-    left_behind: list[int] = []
+    aborted: list[int] = []
+    in_chains: set[int] = set()
     for number, raw in enumerate(lines, 1):
         if raw & _STATE_BITS == _NORMAL:
             xmax, flags = _end(mm, page + (raw & 0x7FFF))
@@ -70,18 +71,18 @@ def plan(mm: mmap, page: int, horizon: int, is_running: IsRunning, known: Known)
             if value == LIVE:
                 continue
             _, xmax, _, next_line, flags = _header(mm, page + (raw & 0x7FFF))
+            over[number] = (xmax, next_line if flags & HOT_UPDATED else 0, value == DEAD)
             if flags & XMIN_INVALID and flags & HEAP_ONLY:
-                # An aborted update left it behind: it hangs on a version that stands, or on nothing.
-                left_behind.append(number)
-            else:
-                over[number] = (xmax, next_line if flags & HOT_UPDATED else 0, value == DEAD)
+                aborted.append(number)
     for number, raw in enumerate(lines, 1):
         if raw & _STATE_BITS == _REDIRECT:
             if raw & 0x7FFF in over:
-                _plan_chain(mm, page, lines, over, number, raw & 0x7FFF, result)
+                _plan_chain(mm, page, lines, over, number, raw & 0x7FFF, result, in_chains)
         elif number in over and not _header(mm, page + (raw & 0x7FFF))[4] & HEAP_ONLY:
-            _plan_chain(mm, page, lines, over, number, number, result)
-    result.unused.extend(left_behind)
+            _plan_chain(mm, page, lines, over, number, number, result, in_chains)
+    # What an aborted update left behind hangs on a version that stands, or on nothing. Not so the versions of a row
+    # that was both made and changed by the aborted transaction: they are a chain, and go with it.
+    result.unused.extend(number for number in aborted if number not in in_chains)
     return result
 
 
@@ -109,6 +110,7 @@ def _plan_chain(
     root: int,
     number: int,
     result: Plan,
+    in_chains: set[int],
 ) -> None:
     """Follow a row from its first version on this page, line `number`, which is over, and drop all up to the last
     dead one.
@@ -126,6 +128,7 @@ def _plan_chain(
             if xmin != before or not flags & HEAP_ONLY:
                 break
         chain.append(number)
+        in_chains.add(number)
         if number not in over:
             break
         before, number, is_dead = over[number]
@@ -178,3 +181,10 @@ def prunable(mm: mmap, page: int) -> int:
 def set_prunable(mm: mmap, page: int, xid: int) -> None:
     """Leave the hint."""
     _WORD.pack_into(mm, page + pages.WORD_AT, xid)
+
+
+def note_prunable(q: memoryview, page: int, xid: int) -> None:
+    """Leave the hint that `xid` made something on this page that may be dropped later."""
+    word = (page + pages.WORD_AT) // 8
+    if not q[word]:
+        q[word] = xid

@@ -144,23 +144,27 @@ class CheckpointRequests:
         q[base + _FLAGS] |= int(flags)
         failed, started = q[base + _FAILED], q[base + _STARTED]
         self._locks.release(LWLock.CHECKPOINTER_COMM)
-        wait = CheckpointFlags.WAIT in flags
-        tries = _RETRIES if wait else 1
-        while (checkpointer := self._procs.find(Role.CHECKPOINTER)) is None:
-            tries -= 1
-            if not tries:
-                raise ServerError(
-                    "could not request checkpoint because checkpointer is not running", sqlstate=errors.INTERNAL_ERROR
-                )
-            self._host.check_interrupts()
-            self._host.wait(None, _RETRY_MS)
-        self._latches.set(checkpointer)
-        if wait:
-            self._wait(started, failed)
+        told = self._tell_checkpointer()
+        if CheckpointFlags.WAIT in flags:
+            self._wait(started, failed, told=told)
+        elif not told:
+            raise _no_checkpointer()
 
-    def _wait(self, started: int, failed: int) -> None:
+    def _tell_checkpointer(self) -> bool:
+        """Wake the checkpointer; False if there is none.
+
+        One that attaches later looks for requests before it sleeps: it sees this one, which was written before the
+        look at its entry here, with a lock's release in between as there is between its entry and its look.
+        """
+        checkpointer = self._procs.find(Role.CHECKPOINTER)
+        if checkpointer is not None:
+            self._latches.set(checkpointer)
+        return checkpointer is not None
+
+    def _wait(self, started: int, failed: int, *, told: bool) -> None:
         q, base, latch = self._q, self._base, self._latch
         q[self._mine] = 1
+        tries = _RETRIES
         try:
             target = 0
             while True:
@@ -173,7 +177,12 @@ class CheckpointRequests:
                 if target and done >= target:
                     break
                 self._host.check_interrupts()
-                self._host.wait(latch, None)
+                if not told and not target:
+                    tries -= 1
+                    if not tries:
+                        raise _no_checkpointer()
+                    told = self._tell_checkpointer()
+                self._host.wait(latch, None if told or target else _RETRY_MS)
         finally:
             q[self._mine] = 0
         if now_failed != failed:
@@ -212,6 +221,12 @@ class CheckpointRequests:
         for procno, waits in enumerate(self._q[self._waiters].tolist()):
             if waits:
                 self._latches.set(procno)
+
+
+def _no_checkpointer() -> ServerError:
+    return ServerError(
+        "could not request checkpoint because checkpointer is not running", sqlstate=errors.INTERNAL_ERROR
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,96 @@
+"""A run can be understood, judged and repeated from its directory alone.
+
+What could go wrong: a cycle that is replayed with another plan, or from the middle of its epoch; a verdict that
+depends on who judges, and when; a reproducing command that a shell does not understand; a judge that needs a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from chaos.plan import CampaignPlan, encode
+from reports.rundir import RunDirectory
+from reports.verdict import Status, Verdict
+from tests.support.campaigns import Bed, Ended, bed, plans_of
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    # A blank and a quote: a command that is to be pasted must survive them.
+    with bed(tmp_path_factory.mktemp("runs") / "o'er there") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def campaign(place: Bed) -> Ended:
+    done = place.campaign("--kills", "3", "--seed", "11", "--backends", "6")
+    assert done.status == 0, done
+    return done
+
+
+def same(verdict: Verdict) -> Verdict:
+    """What two judgements of one directory must agree on: everything but where it was judged."""
+    return msgspec.structs.replace(verdict, environment=msgspec.structs.replace(verdict.environment, versions={}))
+
+
+def planned(plan: CampaignPlan, cycle: int) -> Any:
+    return msgspec.json.decode(encode(plan.cycle(cycle)))
+
+
+def test_the_plan_follows_from_the_seed_alone(campaign: Ended) -> None:
+    plan = CampaignPlan(seed=11, backends=6)
+    assert plans_of(campaign.directory) == {cycle: planned(plan, cycle) for cycle in range(3)}
+
+
+def test_judging_again_gives_the_same_verdict(place: Bed, campaign: Ended) -> None:
+    run = campaign.directory
+    before, page = run.read_verdict(), run.report_html.read_bytes()
+    run.verdict_json.unlink()
+    again = place.run("judge", str(run.path))
+    assert again.status == 0, again
+    assert same(run.read_verdict()) == same(before)
+    assert again.last_line == campaign.last_line
+    run.report_html.unlink()
+    reported = place.run("report", str(run.path))
+    assert (reported.status, reported.output) == (0, f"{run.report_html}\n")
+    assert run.report_html.read_bytes() == page, "equal evidence, another page"
+
+
+def test_the_reproducing_command_works_when_pasted(place: Bed, campaign: Ended) -> None:
+    command = campaign.last_line.removeprefix("reproduce: ")
+    again = place.paste(command)
+    assert again.status == 0, again
+    run = RunDirectory.open(place.out / "out" / again.directory.path.name)
+    assert plans_of(run) == plans_of(campaign.directory)
+
+
+def test_a_cycle_is_replayed_from_the_beginning_of_its_epoch(place: Bed, tmp_path: Path) -> None:
+    """Epochs of two: cycle 3 belongs to the second, which began with cycle 2."""
+    plan = CampaignPlan(seed=4, epoch_cycles=2, backends=6)
+    recorded = RunDirectory.create(tmp_path / "o'er there", 4)
+    info = recorded.read_info()
+    info.plan = {"campaign": msgspec.to_builtins(plan), "defect": None}
+    recorded.write_info(info)
+    done = place.paste(f'crashbed replay "{recorded.path}" --cycle 3')
+    assert done.status == 0, done
+    run = done.directory
+    assert run.path.parent == recorded.path.parent, "the new run goes beside the old one"
+    assert plans_of(run) == {cycle: planned(plan, cycle) for cycle in (2, 3)}
+    assert [record["epoch"] for record in run.harness_records() if record["ev"] == "epoch_begin"] == [1]
+    verdict = run.read_verdict()
+    assert (verdict.status, verdict.cycles) == (Status.HELD, 2)
+    # A replay begins with its epoch, so what repeats it is a replay of itself.
+    assert done.last_line.startswith("reproduce: crashbed replay ") and done.last_line.endswith(" --cycle 3")
+
+
+def test_a_cycle_that_never_was_is_refused(place: Bed, campaign: Ended) -> None:
+    done = place.run("replay", str(campaign.directory.path), "--cycle", "3")
+    assert done.status == 4
+    assert done.errors.endswith("has no cycle 3: it ran cycles 0 to 2\n")
