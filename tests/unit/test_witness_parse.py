@@ -217,8 +217,8 @@ def test_a_mapping_of_our_own_is_seen_and_gone_again() -> None:
         os.ftruncate(descriptor, 4096)
         inode = os.fstat(descriptor).st_ino
         with mmap.mmap(descriptor, 4096):
-            assert mapped_memories(os.getpid()) == frozenset({MappedMemory(inode, "crashbed:unit:gen4")})
-        assert mapped_memories(os.getpid()) == frozenset()
+            assert MappedMemory(inode, "crashbed:unit:gen4") in (mapped_memories(os.getpid()) or ())
+        assert MappedMemory(inode, "crashbed:unit:gen4") not in (mapped_memories(os.getpid()) or ())
     finally:
         os.close(descriptor)
     assert mapped_memories(2**22 + 1) is None
