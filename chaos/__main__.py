@@ -7,6 +7,7 @@ index has the same name, and would otherwise fail somewhere later with a riddle.
 from __future__ import annotations
 
 import sys
+import traceback
 
 import supervisor
 
@@ -19,8 +20,15 @@ def main() -> None:
             "install crashbed into a virtual environment of its own"
         )
     from chaos.cli.main import run
+    from chaos.verdict import ExitCode
 
-    sys.exit(run())
+    try:
+        status = run()
+    except Exception:  # noqa: BLE001 - whatever it is, Python's own status 1 would read as a finding
+        traceback.print_exc()
+        print("crashbed: this is an error of the harness; please report it", file=sys.stderr)  # noqa: T201
+        status = ExitCode.HARNESS_ERROR
+    sys.exit(status)
 
 
 if __name__ == "__main__":

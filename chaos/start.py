@@ -40,6 +40,7 @@ from supervisor.points import PointMap
 from workloads.registry import MODULES
 
 PR_SET_CHILD_SUBREAPER = 36
+JUDGE = [sys.executable, "-m", "chaos.judge"]
 SEGMENT_NOTE = "1 MiB WAL segments, so that campaigns switch and recycle many"
 
 
@@ -167,14 +168,12 @@ def _crash(
 
 def judge_in_a_process(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     """Judge a run and write its reports in a process of its own; returns the verdict it wrote."""
-    command = [sys.executable, "-m", "chaos.judge", str(run.path.absolute())] + (
-        ["--interrupted"] if interrupted else []
-    )
+    command = [*JUDGE, str(run.path.absolute()), *(["--interrupted"] if interrupted else [])]
     environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CampaignError(
-            f"the judge failed; run it again with: crashbed judge {run.path}\n{done.stdout}{done.stderr}"
+            f"the judge failed with status {done.returncode}; run it again with: crashbed judge {run.path}\n{done.stdout}{done.stderr}"
         )
     return run.read_verdict()
 

@@ -59,7 +59,7 @@ class Bed:
         done = subprocess.run(
             ["sh", "-c", line], env=environment, cwd=self.out, capture_output=True, text=True, timeout=DEADLINE_S
         )
-        return Ended(0, done.returncode, done.stdout, done.stderr)
+        return Ended(0, done.returncode, done.stdout, done.stderr, self.out)
 
     def left_behind(self, pid: int) -> list[str]:
         """What a harness left on the machine beside its run directories: nothing, if all is well."""
@@ -77,8 +77,9 @@ class Bed:
 class Ended:
     """A command that has ended."""
 
-    def __init__(self, pid: int, status: int, output: str, errors: str) -> None:
+    def __init__(self, pid: int, status: int, output: str, errors: str, cwd: Path) -> None:
         self.pid = pid
+        self.cwd = cwd
         self.status = status
         self.output = output
         self.errors = errors
@@ -90,7 +91,7 @@ class Ended:
     @property
     def directory(self) -> RunDirectory:
         """The run directory that it told of."""
-        return run_directory_in(self.output)
+        return run_directory_in(self.output, self.cwd)
 
     def __repr__(self) -> str:
         return f"exit status {self.status}\n{self.output}{self.errors}"
@@ -101,6 +102,7 @@ class Running:
 
     def __init__(self, bed: Bed, arguments: tuple[str, ...], prelude: str) -> None:
         code = f"{prelude}\nimport sys\nfrom chaos.cli.main import run\nsys.exit(run())\n"
+        self._cwd = bed.temporary
         self._output = bed.temporary / f"output{len(bed._running)}"
         with self._output.open("wb") as output, self._output.with_suffix(".err").open("wb") as errors:
             self.process = subprocess.Popen(
@@ -109,6 +111,7 @@ class Running:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
+                cwd=self._cwd,
                 start_new_session=True,
             )
 
@@ -116,6 +119,11 @@ class Running:
     def output(self) -> str:
         """What it has written so far."""
         return self._output.read_text()
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run directory that it has told of."""
+        return run_directory_in(self.output, self._cwd)
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the command's own process, which nobody has reaped yet."""
@@ -127,7 +135,8 @@ class Running:
             status = self.process.wait(DEADLINE_S)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the command did not end within {DEADLINE_S:g} s:\n{self.output}") from None
-        return Ended(self.process.pid, status, self.output, self._output.with_suffix(".err").read_text())
+        errors = self._output.with_suffix(".err").read_text()
+        return Ended(self.process.pid, status, self.output, errors, self._cwd)
 
     def close(self) -> None:
         """End it, whatever it is at; its server dies with it."""
@@ -149,11 +158,11 @@ def bed(out: Path) -> Iterator[Bed]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def run_directory_in(output: str) -> RunDirectory:
-    """The run directory that a command told of."""
+def run_directory_in(output: str, cwd: Path) -> RunDirectory:
+    """The run directory that a command given in `cwd` told of."""
     match = re.search(r"^run directory: (.+)$", output, re.MULTILINE)
     assert match is not None, f"no run directory is told of in:\n{output}"
-    return RunDirectory.open(Path(match[1]))
+    return RunDirectory.open(cwd / match[1])
 
 
 def processes_of(run_names: set[str]) -> list[int]:

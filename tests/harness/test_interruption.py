@@ -1,0 +1,188 @@
+"""A run that does not come to its end: interrupted, killed, without a server, without room on the disk.
+
+What could go wrong: Ctrl-C that loses what was proved so far, a server that outlives its harness, a data directory,
+a trace instance or a socket that nobody ever removes, a directory that cannot be judged because its last line is
+torn, a verdict "held" on half a run, a traceback where a sentence would do, and a full disk taken for a lost commit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chaos.witness.tracefs import PREFIX
+from reports.verdict import Status
+from tests.support.campaigns import Bed, Running, bed, processes_of, trace_instances
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.live
+
+FOREVER = ("run", "--kills", "100000", "--seed", "9", "--no-points", "--backends", "4")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Bed]:
+    with bed(tmp_path / "out") as made:
+        yield made
+
+
+def under_way(place: Bed, cycles: int, *arguments: str, prelude: str = "") -> Running:
+    """A run without an end, so many cycles of which are over."""
+    running = place.start(*FOREVER, "--out", str(place.out), *arguments, prelude=prelude)
+
+    def cycles_told() -> int:
+        assert running.process.poll() is None, f"the run ended: {running.end()}"
+        return running.output.count("\n") - 3
+
+    wait_until(f"{cycles} cycles", lambda: cycles_told() >= cycles, deadline_s=30)
+    return running
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupted_run_judges_what_there_is(place: Bed, number: signal.Signals) -> None:
+    running = under_way(place, 2)
+    running.signal(number)
+    done = running.end()
+    assert done.status == 2, done
+    assert "interrupted: judging what there is" in done.output and "INTERRUPTED" in done.output
+    run = done.directory
+    verdict = run.read_verdict()
+    assert verdict.status is Status.INTERRUPTED and verdict.cycles >= 2
+    assert verdict.conclusive_cycles == verdict.cycles, "the cycle that was under way is no inconclusive one"
+    assert run.read_info().exit_code == 2 and run.report_html.exists()
+    assert place.left_behind(done.pid) == []
+    again = place.run("judge", str(run.path))
+    assert again.status == 2, again
+
+
+def test_a_second_interrupt_ends_the_judging_and_says_how_to_judge(place: Bed) -> None:
+    """The judge waits for a pipe that nobody writes, so that the second signal finds it at work."""
+    slow = 'import chaos.start, sys\nchaos.start.JUDGE = [sys.executable, "-c", "import os; os.read(os.pipe()[0], 1)"]'
+    running = under_way(place, 1, prelude=slow)
+    running.signal(signal.SIGINT)
+    wait_until("the judging", lambda: "judging what there is" in running.output)
+    run = running.directory
+    wait_until("the campaign's end in run.json", lambda: run.read_info().finished, deadline_s=20)
+    running.signal(signal.SIGINT)
+    done = running.end()
+    assert done.status == 2, done
+    assert done.output.endswith(f"what was recorded can be judged: crashbed judge {run.path}\n")
+    assert (done.errors, run.read_info().exit_code) == ("interrupted\n", 2)
+    assert not run.verdict_json.exists()
+    assert place.left_behind(done.pid) == []
+
+
+def test_a_killed_harness_leaves_no_server_and_a_run_that_can_be_judged(place: Bed) -> None:
+    running = under_way(place, 2)
+    pid, name = running.process.pid, running.directory.path.name
+    running.signal(signal.SIGKILL)
+    assert running.process.wait(10) == -signal.SIGKILL
+    wait_until("the server's processes to go", lambda: not processes_of({name}), deadline_s=10)
+
+    run = running.directory
+    judged = place.run("judge", str(run.path))
+    assert judged.status == 2, judged
+    verdict = run.read_verdict()
+    assert verdict.status is Status.INTERRUPTED and verdict.cycles >= 2 and verdict.ledger.total > 0
+    assert run.read_info().finished is None, "judging does not change what the run was"
+
+    # What no process could remove any more, the next start removes.
+    sockets = list(place.temporary.glob(f"{PREFIX}{pid}-*"))
+    instances = [instance for instance in trace_instances() if instance.startswith(f"{PREFIX}{pid}-")]
+    assert sockets and (instances or not trace_instances())
+    foreign = place.temporary / f"{PREFIX}of-somebody-else"
+    foreign.mkdir()
+    done = place.campaign("--kills", "1", "--seed", "9", "--backends", "4")
+    assert done.status in (0, 5), done
+    foreign.rmdir()
+    assert place.left_behind(pid) == place.left_behind(done.pid) == []
+
+
+NO_SERVER = 'import chaos.start\nchaos.start.MODULES = {"bank": "workloads.nobody_wrote_this"}'
+
+
+def test_a_server_that_cannot_start_ends_the_run_with_its_last_words(place: Bed) -> None:
+    done = place.campaign("--kills", "1", prelude=NO_SERVER)
+    assert done.status == 3, done
+    run = done.directory
+    assert done.errors.startswith("crashbed: the server exited with status 1; see ")
+    assert str(run.server_log) in done.errors and "FATAL" in done.errors and "nobody_wrote_this" in done.errors
+    assert "Traceback" not in done.errors
+    assert run.read_info().exit_code == 3
+    assert place.left_behind(done.pid) == []
+    judged = place.run("judge", str(run.path))
+    assert judged.status == 2, "what was not run was not held"
+
+
+NO_RECOVERY = """
+import pathlib
+import chaos.campaign as campaign
+recover = campaign.Campaign._recover
+def lose_the_log(self, *arguments):
+    for path in (self._run.pgdata / "global").iterdir():
+        path.write_bytes(b"gone")
+    recover(self, *arguments)
+campaign.Campaign._recover = lose_the_log
+"""
+
+
+def test_a_server_that_does_not_recover_is_a_finding(place: Bed) -> None:
+    """It cannot be started again, so nothing of what it acknowledged can be read: no error of the harness."""
+    done = place.campaign("--kills", "2", "--seed", "1", "--point", "startup/REDO_BEGIN:1", prelude=NO_RECOVERY)
+    assert done.status == 1, done
+    run = done.directory
+    (finding,) = [finding for finding in run.read_verdict().findings if finding.oracle == "observable"]
+    assert "cannot be started again" in finding.message and finding.cycle == 0
+    assert run.pgdata.exists()
+    assert place.left_behind(done.pid) == []
+
+
+NO_WITNESS = """
+import chaos.start
+from chaos.witness.witness import Unavailable
+chaos.start.open_witness = lambda name: Unavailable("there is none in this test", "run another test")
+"""
+
+
+@pytest.mark.parametrize(("required", "status"), [((), 0), (("--require", "supervision"), 5)], ids=["asked", "insisted"])
+def test_without_a_witness_supervision_is_not_judged(place: Bed, required: tuple[str, ...], status: int) -> None:
+    done = place.campaign("--kills", "2", "--seed", "5", *required, prelude=NO_WITNESS)
+    assert done.status == status, done
+    assert "no kernel witness: there is none in this test" in done.output
+    verdict = done.directory.read_verdict()
+    assert verdict.conclusive_cycles == 2, "the data were judged"
+    supervision = [row for row in verdict.oracles if not row.trials]
+    assert {row.name for row in supervision} >= {"fan_out", "reaping", "exit_status"}
+    assert all(row.required == bool(required) for row in supervision)
+    whole = [item for item in verdict.not_judged if item.what == "the run as a whole"]
+    assert [item.remedy for item in whole] == (["run another test"] if required else []), whole
+    assert done.last_line.endswith(f"{' '.join(('', *required)).rstrip()} --seed 5")
+
+
+@pytest.mark.parametrize("size_mb", [2, 16])
+def test_a_full_disk_is_an_error_of_the_harness_and_no_finding(place: Bed, size_mb: int) -> None:
+    """Full when the cluster is made, and full in the middle of the run."""
+    place.out.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "crashbed-test", str(place.out)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        if os.environ.get("CI"):
+            pytest.fail("no small file system can be mounted: the tests need root in CI")
+        pytest.skip("a small file system can be mounted by root alone")
+    try:
+        done = place.campaign("--kills", "1000", "--seed", "1", "--no-points")
+        assert done.status == 3, done
+        assert "Traceback" not in done.errors
+        assert "No space left on device" in done.errors or "disk" in done.errors, done
+        assert "--out" in done.errors, "the remedy"
+        assert place.left_behind(done.pid) == []
+    finally:
+        subprocess.run(["umount", str(place.out)], check=True)
+        shutil.rmtree(place.out)
