@@ -228,7 +228,9 @@ class Campaign:
         except TargetError as error:
             if self._target.exited() is None:
                 raise
-            raise self._unobservable(plan.cycle, plan.workload, f"the server cannot be started again: {error}") from error
+            raise self._unobservable(
+                plan.cycle, plan.workload, f"the server cannot be started again: {error}"
+            ) from error
 
     def _let_finish(self, load: Load, result: CycleResult) -> None:
         """The fault missed: let the load come to its end, so that the observation finds nobody writing."""

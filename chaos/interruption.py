@@ -1,8 +1,14 @@
-"""What Ctrl-C and its like do to a run: they end it once, and never in the middle of taking something down."""
+"""What Ctrl-C and its like do to a run: they end it, and never in the middle of what must be done whole.
+
+Whole means setting up and taking down what outlives the process if it is forgotten, and every use of the witness: a
+descriptor of its trace instance that an interruption leaves open keeps the instance from being removed.
+"""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -31,6 +37,15 @@ class Interruption:
         if self._waiting:
             self._waiting = False
             raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold, and release at the end."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.release()
 
     def __enter__(self) -> Interruption:
         for number in SIGNALS:

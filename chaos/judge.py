@@ -27,7 +27,7 @@ from chaos.oracles.oracle import OracleResult
 from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
 from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries
-from chaos.verdict import CycleFacts, ExitCode, Reason, conclude, reach
+from chaos.verdict import CycleFacts, Decision, ExitCode, Reason, conclude, reach
 from chaos.witness.account import Account
 from reports.render import write_reports
 from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
@@ -82,7 +82,7 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         oracles=tuple(rows),
         findings=findings,
         inconclusive=decision.inconclusive,
-        not_judged=tuple(_not_judged(evidence, [*results, *supervision], decision.reason, decision.remedy)),
+        not_judged=tuple(_not_judged(evidence, [*results, *supervision], decision, insisted=insisted)),
         bounds=(
             bound("cycle", len(conclusive), len([c for c in conclusive if c.cycle in failed])),
             bound("epoch", len(epochs), len({cycle.epoch for cycle in cycles if cycle.cycle in failed})),
@@ -145,10 +145,17 @@ def _findings(results: Sequence[OracleResult], info: RunInfo, run: RunDirectory)
             )
 
 
-def _not_judged(evidence: Evidence, results: Sequence[OracleResult], reason: str, remedy: str) -> Iterable[NotJudged]:
-    missing = evidence.missing("kernel")
-    if missing is not None:
-        yield NotJudged(what="supervision", reason=missing, remedy=WITNESS_REMEDY)
+def _not_judged(
+    evidence: Evidence, results: Sequence[OracleResult], decision: Decision, *, insisted: bool
+) -> Iterable[NotJudged]:
+    reason, remedy = decision.reason, decision.remedy
+    if evidence.account.opened is None:
+        unavailable = evidence.account.unavailable
+        why = unavailable.reason if unavailable is not None else "the run has no account of the kernel"
+        help_ = unavailable.remedy if unavailable is not None else WITNESS_REMEDY
+        yield NotJudged(what="supervision", reason=f"no kernel witness: {why}", remedy=help_)
+        if insisted and reason:
+            reason, remedy = f"supervision was required, and there was no kernel witness: {why}", help_
     else:
         for result in results:
             if result.status is OracleStatus.NOT_JUDGED:
@@ -212,6 +219,8 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
         words += ["--no-points"]
     if info.plan["defect"]:
         words += ["--defect", info.plan["defect"]]
+    if stop.get("on_finding"):
+        words += ["--stop-on-finding"]
     if info.plan.get("require"):
         words += ["--require", info.plan["require"]]
     return shlex.join([*words, "--seed", str(campaign["seed"])])

@@ -19,8 +19,8 @@ from workloads.workload import ROLLBACK_KIND, Request, Workload, operation_id
 
 _OK = b'"ev":"ok"'
 POLL_S = 0.001
-_LOOKED_AT_ONCE = 16
-"""Processes whose descriptors one reading looks at: some 0.5 ms of it."""
+_LOOKED_AT_ONCE = 8
+"""Processes whose descriptors one reading looks at, of those whose file is not found yet: 0.7 ms at most."""
 _LONGEST_LOAD_NS = 60_000_000_000
 
 
@@ -79,9 +79,10 @@ class Acknowledgements:
 
 def _open_below(pid: int, prefix: str) -> str | None:
     """A file below a directory that a process has open; None while it has none, or is gone."""
+    directory = f"/proc/{pid}/fd"
     try:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            path = str(descriptor.readlink())
+        for descriptor in os.listdir(directory):
+            path = os.readlink(f"{directory}/{descriptor}")  # noqa: PTH115  a third of pathlib's time
             if path.startswith(prefix):
                 return path
     except (FileNotFoundError, ProcessLookupError):

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,8 @@ from chaos.interruption import Interruption
 from chaos.plan import CampaignPlan
 from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
 from chaos.verdict import ExitCode
-from chaos.witness.witness import KernelWitness, Unavailable, open_witness
+from chaos.watch import Seen, Watch
+from chaos.witness.witness import KernelWitness, Unavailable, WitnessStopped, open_witness
 from reports.records import unusable
 from reports.rundir import RunDirectory, RunDirectoryError, utc_text
 from reports.verdict import Status, Verdict
@@ -46,14 +47,16 @@ SEGMENT_NOTE = "1 MiB WAL segments, so that campaigns switch and recycle many"
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """When a campaign is over: after so many cycles, or so long, whichever comes first."""
+    """When a campaign is over: after so many cycles, or so long, or with the first finding, whichever comes first."""
 
     cycles: int | None = None
     duration_s: float | None = None
+    on_finding: bool = False
 
     def __str__(self) -> str:
         parts = [f"after {self.cycles} cycles"] if self.cycles is not None else []
         parts += [f"after {self.duration_s:g} s"] if self.duration_s is not None else []
+        parts += ["with the first finding"] if self.on_finding else []
         return " or ".join(parts)
 
 
@@ -104,9 +107,9 @@ def run_campaign(
     _describe(run, plan, stop, defect=defect, require=require, first_cycle=first_cycle)
     with Interruption() as interruption:
         try:
-            interrupted = _crash(run, plan, _until(stop, first_cycle), first_cycle, view, defect, interruption)
+            interrupted = _crash(run, plan, stop, first_cycle, view, defect, interruption)
             _note_end(run)
-            verdict = judge_in_a_process(run, interrupted=interrupted)
+            verdict = judge_in_a_process(run, interruption, interrupted=interrupted)
             if verdict.status is not Status.FINDING and not keep:
                 shutil.rmtree(run.pgdata, ignore_errors=True)
             _note_exit(run, verdict.exit_code)
@@ -126,7 +129,7 @@ def run_campaign(
 def _crash(
     run: RunDirectory,
     plan: CampaignPlan,
-    more: Callable[[int], bool],
+    stop: StopRule,
     first_cycle: int,
     view: Viewer,
     defect: str | None,
@@ -141,11 +144,12 @@ def _crash(
         made.callback(shutil.rmtree, run.path / "template", ignore_errors=True)
         made.callback(_reap_orphans)
         kernel = made.enter_context(run.kernel_writer())
-        witness = open_witness(run.path.name)
-        if isinstance(witness, KernelWitness):
-            made.callback(witness.close)
-            witness.start(kernel.append_encoded)
-        else:
+        with interruption.held():
+            witness = open_witness(run.path.name)
+            if isinstance(witness, KernelWitness):
+                made.callback(witness.close)
+                witness.start(kernel.append_encoded)
+        if not isinstance(witness, KernelWitness):
             kernel.append_encoded(witness.record())
             view.say(f"no kernel witness: {witness.reason}; supervision is not judged ({witness.remedy})")
         code = None
@@ -153,11 +157,15 @@ def _crash(
             # Kept beside the evidence: it is what was tested.
             code = DEFECTS[defect].plant(CODE_ROOT, run.path.absolute() / "code")
             view.say(f"planted defect: {DEFECTS[defect].title}")
-        campaign = _campaign(run, plan, view, witness, code, made)
+        watch = Watch(run, CODE_ROOT) if stop.on_finding else None
+        if watch is not None:
+            made.callback(watch.close)
+        ended = _cycle_ended(view, witness, watch, interruption)
+        campaign = _campaign(run, plan, witness, code, made, interruption, ended)
         made.callback(interruption.hold)
         view.begin()
         try:
-            campaign.run(first_cycle, more)
+            campaign.run(first_cycle, _until(stop, first_cycle, view, watch))
         except Unobservable as error:
             view.say(str(error))
         except KeyboardInterrupt:
@@ -166,14 +174,25 @@ def _crash(
     return False
 
 
-def judge_in_a_process(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
+def judge_in_a_process(run: RunDirectory, interruption: Interruption, *, interrupted: bool = False) -> Verdict:
     """Judge a run and write its reports in a process of its own; returns the verdict it wrote."""
     command = [*JUDGE, str(run.path.absolute()), *(["--interrupted"] if interrupted else [])]
     environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    process = None
+    try:
+        with interruption.held():
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        said, _ = process.communicate()
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.communicate()
+        raise
+    if process.returncode != 0:
         raise CampaignError(
-            f"the judge failed with status {done.returncode}; run it again with: crashbed judge {run.path}\n{done.stdout}{done.stderr}"
+            f"the judge failed with status {process.returncode}; run it again with: crashbed judge {run.path}\n{said}"
         )
     return run.read_verdict()
 
@@ -190,10 +209,11 @@ def read_plan(run: RunDirectory) -> RecordedPlan:
 def _campaign(
     run: RunDirectory,
     plan: CampaignPlan,
-    view: Viewer,
     witness: KernelWitness | Unavailable,
     code: Path | None,
     made: ExitStack,
+    interruption: Interruption,
+    ended: Callable[[CycleResult], None],
 ) -> Campaign:
     """The campaign, ready to run; what it needs is taken down by `made`."""
     options = {
@@ -213,17 +233,42 @@ def _campaign(
 
     def started(pid: int) -> None:
         if isinstance(witness, KernelWitness):
-            witness.follow(pid, "postmaster")
+            with interruption.held():
+                witness.follow(pid, "postmaster")
 
-    campaign = Campaign(run, plan, target, points, on_cycle=view.cycle, on_start=started)
+    campaign = Campaign(run, plan, target, points, on_cycle=ended, on_start=started)
     made.callback(campaign.close)
     return campaign
 
 
-def _until(stop: StopRule, first_cycle: int) -> Callable[[int], bool]:
+def _cycle_ended(
+    view: Viewer, witness: KernelWitness | Unavailable, watch: Watch | None, interruption: Interruption
+) -> Callable[[CycleResult], None]:
+    """What is done when a cycle has ended."""
+
+    def ended(result: CycleResult) -> None:
+        view.cycle(result)
+        if isinstance(witness, KernelWitness):
+            # If this harness is killed, the account is whole up to here.
+            with interruption.held(), suppress(WitnessStopped):  # which the account tells itself
+                witness.drain()
+        if watch is not None:
+            watch.tell()
+
+    return ended
+
+
+def _until(stop: StopRule, first_cycle: int, view: Viewer, watch: Watch | None) -> Callable[[int], bool]:
     deadline = None if stop.duration_s is None else time.monotonic() + stop.duration_s
+    found: list[Seen] = []
 
     def more(cycle: int) -> bool:
+        if watch is not None and not found:
+            found.extend(watch.seen())
+            if found:
+                view.say(f"found in cycle {found[0].cycle}: {found[0].message}")
+        if found:
+            return False
         if stop.cycles is not None and cycle - first_cycle >= stop.cycles:
             return False
         return deadline is None or time.monotonic() < deadline
@@ -248,7 +293,7 @@ def _describe(
         "defect": defect,
         "require": require,
         "first_cycle": first_cycle,
-        "stop": {"cycles": stop.cycles, "duration_s": stop.duration_s},
+        "stop": {"cycles": stop.cycles, "duration_s": stop.duration_s, "on_finding": stop.on_finding},
     }
     info.versions = {"crashbed": supervisor.VERSION, "server": supervisor.SERVER_VERSION}
     info.host = {"kernel": platform.release(), "cpus": os.cpu_count()}

@@ -63,6 +63,7 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 @click.option(
     "--require", type=click.Choice(["supervision"]), help="Insist on the kernel's witness: exit 5 without it."
 )
+@click.option("--stop-on-finding", is_flag=True, help="Judge beside the run, and end it with the first finding.")
 @click.option("--keep", is_flag=True, help="Keep the data directory also when nothing was found.")
 def run_command(
     workloads: tuple[str, ...],
@@ -76,6 +77,7 @@ def run_command(
     out: Path,
     defect: str | None,
     require: str | None,
+    stop_on_finding: bool,
     keep: bool,
 ) -> int:
     """Crash the built-in server again and again, and judge what survived.
@@ -84,6 +86,7 @@ def run_command(
     crashbed run
     crashbed run --kills 300 --workload bank
     crashbed run --duration 10m --fault sigkill-several,sigquit
+    crashbed run --duration 8h --stop-on-finding
     crashbed run --kills 50 --point backend/COMMIT_AFTER_FLUSH:30
     crashbed run --kills 20 --point startup/REDO_RECORD:5     a crash, and another during its recovery
     crashbed run --seed 7 --kills 20          the same plan every time
@@ -103,7 +106,8 @@ def run_command(
     )
     if kills is None and duration is None:
         kills = 20
-    return _run(plan, StopRule(cycles=kills, duration_s=duration), out, defect=defect, require=require, keep=keep)
+    stop = StopRule(cycles=kills, duration_s=duration, on_finding=stop_on_finding)
+    return _run(plan, stop, out, defect=defect, require=require, keep=keep)
 
 
 @click.command()

@@ -40,7 +40,9 @@ def _judge_worker(reign: Reign, child: Child, invokes: list[Invoke], tally: Tall
     process = child.process
     startup = reign.startup_before(process.born)
     since = startup.process.born if startup is not None else reign.begin
-    if not tally.whole(since, min(invokes[-1].t, reign.account.end)):
+    # The workers of a harness that was killed went on a while after its account ended.
+    invokes = [invoke for invoke in invokes if invoke.t <= reign.account.end] or invokes[:1]
+    if not tally.whole(since, invokes[-1].t):
         return
     first = invokes[0]
     begun = f"first operation {when(first.t)} by {lived(child)}"

@@ -76,7 +76,7 @@ class _Books:
             )
             return
         child, process, assigned = owner
-        if not self._tally.whole(assigned.t, min(record.t, self._reign.account.end)):
+        if not self._tally.whole(assigned.t, record.t):
             return
         reaped = process.reaped_t if process is not None and process.reaped_by == self._reign.postmaster.pid else None
         if reaped is None or surely_after(reaped, record.t):

@@ -120,7 +120,7 @@ class Postmaster:
             self._tell_shutdown_request()
             self._reap()
             self._tell_messages()
-            if self._state.accepting:
+            if self._state.accepting and self._exit_code is None:
                 self._accept()
             self._tell_stopwatch()
             now = time.monotonic()
@@ -328,6 +328,9 @@ class Postmaster:
     # -- actions
 
     def _tell(self, event: ev.Event) -> None:
+        """Take one step. After the machine's exit, what else this pass of the loop saw is nobody's business any more."""
+        if self._exit_code is not None:
+            return
         before = self._state
         after, actions = step(before, event)
         self._state = after

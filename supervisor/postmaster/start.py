@@ -23,6 +23,7 @@ from supervisor.log import Journal, Level, ServerLog
 from supervisor.points import PointMap
 from supervisor.postmaster import data_directory, heap, lockfile
 from supervisor.postmaster.postmaster import Equipment, Postmaster
+from supervisor.postmaster.rehearsal import Rehearsal
 from supervisor.postmaster.sockets import ListeningSocket
 from supervisor.processes.child import set_parent_death_signal, set_process_name
 from supervisor.roles import Role
@@ -124,6 +125,7 @@ def _serve(directory: Path, settings: Settings, log: ServerLog, lock_file: lockf
                 listening=listening,
             )
         )
+        _rehearse(log)
         heap.settle()
         code = postmaster.run()
         journal.emit("postmaster_exit", code=code)
@@ -138,6 +140,14 @@ def _refuse_threads() -> None:
             'a module of "shared_preload_libraries" has started a thread, which a fork would not copy',
             hint="Let the module start its threads when it is called, not when it is imported.",
         )
+
+
+def _rehearse(log: ServerLog) -> None:
+    """Have the code warm that children will run; without it they are only slower."""
+    try:
+        Rehearsal().run()
+    except Exception as error:  # noqa: BLE001 - a play that fails is no reason not to serve, whatever it was
+        log.log(Level.DEBUG1, f"the rehearsal of the server's work ended early: {error!r}")
 
 
 def _open_journal(settings: Settings) -> Journal:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Final
 
 from supervisor.engine.engine import Engine
@@ -64,7 +65,15 @@ def _be_active(child: Child, connection: Connection, startup: Startup, interrupt
         attachment = child.attach()
         connection.latch = attachment.latch
         engine = Engine(child.disk, attachment, child.settings, child.control, child.log)
-        _serve(child, connection, startup, interrupts, engine)
+        converse(
+            child,
+            connection,
+            startup,
+            interrupts,
+            engine,
+            # Not before: a notice must not be the first thing that a client ever hears.
+            on_greeted=lambda: _on_quit(QuickDie(connection, child.pmsignal, child.log)),
+        )
     except ServerError as error:
         # Outside of a statement there is no session that could go on.
         _tell_fatal(connection, child.log, error)
@@ -78,19 +87,24 @@ def _be_active(child: Child, connection: Connection, startup: Startup, interrupt
     return status
 
 
-def _serve(
+def _on_quit(last_words: QuickDie) -> None:
+    signal.signal(signal.SIGQUIT, last_words)
+
+
+def converse(
     child: Child,
     connection: Connection,
     startup: Startup,
     interrupts: Interrupts,
     engine: Engine,
+    *,
+    on_greeted: Callable[[], None],
 ) -> None:
     """Greets the client and talks with it until it leaves."""
     attachment, session = engine.attachment, Session(engine)
     parameters = session_parameters(startup)
     _greet(connection, attachment.pid, parameters)
-    signal.signal(signal.SIGQUIT, QuickDie(connection, child.pmsignal, child.log))
-
+    on_greeted()
     requests = CheckpointRequests(attachment)
 
     def report_activity(text: str) -> None:
@@ -116,10 +130,7 @@ def _serve(
 
 
 def _greet(connection: Connection, pid: int, parameters: dict[str, str]) -> None:
-    """Everybody is trusted; the settings that clients keep track of; what a cancel request must repeat.
-
-    Sent before SIGQUIT gets its last words: a notice must not be the first thing that a client ever hears.
-    """
+    """Everybody is trusted; the settings that clients keep track of; what a cancel request must repeat."""
     connection.send(codec.AUTHENTICATION_OK)
     for name, value in parameters.items():
         connection.send(codec.parameter_status(name, value))

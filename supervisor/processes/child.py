@@ -32,7 +32,7 @@ from supervisor.engine.disk.disk import Disk
 from supervisor.engine.disk.posix import PosixDisk
 from supervisor.engine.recovery.control import ControlData
 from supervisor.errors import Panic, ServerError
-from supervisor.host import ProcessHost, pass_point
+from supervisor.host import ProcessHost, SoloHost, pass_point
 from supervisor.log import Journal, Level, ServerLog
 from supervisor.points import PointMap
 from supervisor.roles import Role
@@ -87,7 +87,7 @@ class Child:
     settings: Settings
     region: Region
     control: ControlData
-    host: ProcessHost
+    host: ProcessHost | SoloHost  # alone it is in the rehearsal only
     log: ServerLog
     journal: Journal
     disk: Disk

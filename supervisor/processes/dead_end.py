@@ -9,9 +9,10 @@ SIGTERM and SIGQUIT stay what every child begins with: `_exit(1)` and `_exit(2)`
 
 from __future__ import annotations
 
+import socket
 from typing import Final
 
-from supervisor.errors import CANNOT_CONNECT_NOW, TOO_MANY_CONNECTIONS, SessionFatal
+from supervisor.errors import CANNOT_CONNECT_NOW, TOO_MANY_CONNECTIONS, ServerError, SessionFatal
 from supervisor.processes.child import EXIT_FATAL, EXIT_ORDERLY, Child, unblock_signals
 from supervisor.processes.startup_packet import read_startup
 from supervisor.wire import codec
@@ -48,8 +49,12 @@ def main(child: Child) -> int:
     if child.socket is None or child.refusal is None:
         raise AssertionError("a dead-end child has a connection and a reason to refuse it")
     unblock_signals()
-    connection = Connection(child.socket, child.host)
-    answer = child.refusal
+    return refuse(child, child.socket, child.refusal)
+
+
+def refuse(child: Child, client: socket.socket, answer: ServerError) -> int:
+    """The conversation; the exit status."""
+    connection = Connection(client, child.host)
     try:
         if read_startup(connection, child.host, child.settings, child.log) is None:
             return EXIT_ORDERLY

@@ -109,3 +109,17 @@ def test_a_run_with_a_stale_defect_ends_with_one_sentence_and_nothing_left(place
     assert done.errors.startswith("crashbed: defect acknowledged-before-wal: ") and done.errors.count("\n") == 1
     assert done.directory.read_info().exit_code == 3
     assert place.left_behind(done.pid) == []
+
+
+@pytest.mark.live
+def test_a_finding_ends_the_run_that_is_to_stop_with_it(place: Bed) -> None:
+    """The judge beside the run sees the loss cycles before the end, and the run says so and ends."""
+    arguments = ("--kills", "500", "--seed", "1", "--defect", "acknowledged-before-wal", "--stop-on-finding")
+    done = place.campaign(*arguments)
+    assert done.status == 1, done
+    assert done.output.count("found in cycle ") == 1 and "was acknowledged and is lost" in done.output
+    verdict = done.directory.read_verdict()
+    assert verdict.status is Status.FINDING and verdict.cycles < 500
+    assert verdict.stop_rule == "after 500 cycles or with the first finding"
+    assert "--kills 500" in done.last_line and "--stop-on-finding" in done.last_line
+    assert place.left_behind(done.pid) == []

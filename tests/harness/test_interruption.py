@@ -18,7 +18,7 @@ import pytest
 
 from chaos.witness.tracefs import PREFIX
 from reports.verdict import Status
-from tests.support.campaigns import Bed, Running, bed, processes_of, trace_instances
+from tests.support.campaigns import Bed, Running, bed, processes_of
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.live
@@ -73,7 +73,7 @@ def test_a_second_interrupt_ends_the_judging_and_says_how_to_judge(place: Bed) -
     done = running.end()
     assert done.status == 2, done
     assert done.output.endswith(f"what was recorded can be judged: crashbed judge {run.path}\n")
-    assert (done.errors, run.read_info().exit_code) == ("interrupted\n", 2)
+    assert (done.errors.strip(), run.read_info().exit_code) == ("interrupted", 2)
     assert not run.verdict_json.exists()
     assert place.left_behind(done.pid) == []
 
@@ -81,6 +81,8 @@ def test_a_second_interrupt_ends_the_judging_and_says_how_to_judge(place: Bed) -
 def test_a_killed_harness_leaves_no_server_and_a_run_that_can_be_judged(place: Bed) -> None:
     running = under_way(place, 2)
     pid, name = running.process.pid, running.directory.path.name
+    there = {what.partition(" ")[0] for what in place.left_behind(pid)}
+    assert there >= {"process", "socket"}, "what every test here looks for would be found"
     running.signal(signal.SIGKILL)
     assert running.process.wait(10) == -signal.SIGKILL
     wait_until("the server's processes to go", lambda: not processes_of({name}), deadline_s=10)
@@ -92,14 +94,13 @@ def test_a_killed_harness_leaves_no_server_and_a_run_that_can_be_judged(place: B
     assert verdict.status is Status.INTERRUPTED and verdict.cycles >= 2 and verdict.ledger.total > 0
     assert run.read_info().finished is None, "judging does not change what the run was"
 
-    # What no process could remove any more, the next start removes.
-    sockets = list(place.temporary.glob(f"{PREFIX}{pid}-*"))
-    instances = [instance for instance in trace_instances() if instance.startswith(f"{PREFIX}{pid}-")]
-    assert sockets and (instances or not trace_instances())
-    foreign = place.temporary / f"{PREFIX}of-somebody-else"
+    # What no process could remove any more, the next start removes (the trace instance, that of any harness here).
+    assert list(place.temporary.glob(f"{PREFIX}{pid}-*"))
+    foreign = place.temporary / f"{PREFIX}of-somebody.else"
     foreign.mkdir()
     done = place.campaign("--kills", "1", "--seed", "9", "--backends", "4")
     assert done.status in (0, 5), done
+    assert foreign.exists(), "what is named by no harness is let alone"
     foreign.rmdir()
     assert place.left_behind(pid) == place.left_behind(done.pid) == []
 
@@ -150,7 +151,9 @@ chaos.start.open_witness = lambda name: Unavailable("there is none in this test"
 """
 
 
-@pytest.mark.parametrize(("required", "status"), [((), 0), (("--require", "supervision"), 5)], ids=["asked", "insisted"])
+@pytest.mark.parametrize(
+    ("required", "status"), [((), 0), (("--require", "supervision"), 5)], ids=["asked", "insisted"]
+)
 def test_without_a_witness_supervision_is_not_judged(place: Bed, required: tuple[str, ...], status: int) -> None:
     done = place.campaign("--kills", "2", "--seed", "5", *required, prelude=NO_WITNESS)
     assert done.status == status, done
@@ -165,7 +168,7 @@ def test_without_a_witness_supervision_is_not_judged(place: Bed, required: tuple
     assert done.last_line.endswith(f"{' '.join(('', *required)).rstrip()} --seed 5")
 
 
-@pytest.mark.parametrize("size_mb", [2, 16])
+@pytest.mark.parametrize("size_mb", [2, 5])
 def test_a_full_disk_is_an_error_of_the_harness_and_no_finding(place: Bed, size_mb: int) -> None:
     """Full when the cluster is made, and full in the middle of the run."""
     place.out.mkdir()

@@ -24,6 +24,7 @@ from supervisor.points import Point, PointAction
 from supervisor.roles import Role
 from tests.conftest import Kernel, kernel_witness
 from tests.support import wire_client as client
+from tests.support.bank_client import set_up
 from tests.support.kernel_rules import LATEST_KILL_NS, ended, late_or_early_kills, not_told_to_quit, received
 from tests.support.scene import Points, Scene, gone, living_child, planted
 from tests.support.server import LiveServer
@@ -91,8 +92,7 @@ def dead_end(case: Case) -> Case:
 
 def startup(case: Case) -> Case:
     """A startup process cannot leave when another child crashes during recovery."""
-    with case.scene.server.connect() as session:
-        session.execute("CALL bank_setup(accounts => 10)")
+    set_up(case.scene.server)
     arm = case.points.arm(Role.STARTUP, Point.REDO_RECORD, PointAction.SIGSTOP)
     case.scene.server.kill("walwriter")
     case.stopped["startup"] = case.points.wait_fired(arm)

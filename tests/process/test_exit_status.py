@@ -21,9 +21,9 @@ from supervisor.points import Point, PointAction
 from supervisor.roles import Role
 from tests.conftest import Kernel, MakeScene, MakeServer
 from tests.support import wire_client as client
+from tests.support.bank_client import bank_after_next_start, set_up
 from tests.support.kernel_rules import consequence, ended, not_told_to_quit, outlived_the_reset
 from tests.support.scene import Points, Scene, planted
-from tests.support.server import LiveServer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.live
@@ -74,26 +74,23 @@ def end_backend(scene: Scene, points: Points, status: int) -> int:
     return pid
 
 
-def end_dead_end(scene: Scene, status: int) -> int:
+def end_dead_end(scene: Scene, status: int, stack: ExitStack) -> int:
     """A child that only refuses ends: 0 the client leaves, 1 it has refused, 2 SIGQUIT by hand, or a signal."""
-    with ExitStack() as stack:
-        for _ in range(2):  # both slots of the one connection
-            silent = stack.enter_context(scene.server.knock())
-            silent.say(client.ssl_request())
-            silent.hear_byte()
-        session = stack.enter_context(scene.server.knock())
+    for _ in range(2):  # both slots of the one connection, for as long as the test looks
+        silent = stack.enter_context(scene.server.knock())
+        silent.say(client.ssl_request())
+        silent.hear_byte()
+    with scene.server.knock() as session:
         session.say(client.ssl_request())
         session.hear_byte()
         with scene.server.child("dead_end") as child:
             if status == 1:
                 session.say(client.startup(user="anna"))
-                session.hear_the_end()
             elif status:
                 child.signal(signal.SIGQUIT if status == 2 else signal.Signals(-status))
+            if status:
                 session.hear_the_end()
-        session.socket.close()
-        scene.wait_reaped(child.pid)
-        return child.pid
+    return child.pid
 
 
 def end_writer(scene: Scene, points: Points, role: Role, status: int) -> int:
@@ -133,13 +130,13 @@ def serve(make_scene: MakeScene, points: Points, row: End, *, code: Path | None 
     return make_scene({**points.options, "max_connections": connections}, code=code), arm
 
 
-def bring_about(scene: Scene, points: Points, row: End, arm: int | None) -> int:
+def bring_about(scene: Scene, points: Points, row: End, arm: int | None, stack: ExitStack) -> int:
     """Make the end happen; the pid of who ended, once it has been reaped."""
     match row.role:
         case Role.BACKEND:
             pid = end_backend(scene, points, row.status)
         case Role.DEAD_END:
-            pid = end_dead_end(scene, row.status)
+            pid = end_dead_end(scene, row.status, stack)
         case Role.CHECKPOINTER:
             pid = end_checkpointer(scene, arm, row.status, points)
         case _:
@@ -161,8 +158,9 @@ def settled(scene: Scene, row: End) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_each_end_has_its_consequence(make_scene: MakeScene, points: Points, row: End) -> None:
     scene, arm = serve(make_scene, points, row)
-    pid = bring_about(scene, points, row, arm)
-    settled(scene, row)
+    with ExitStack() as stack:
+        pid = bring_about(scene, points, row, arm, stack)
+        settled(scene, row)
 
     reign = scene.reign()
     process = ended(reign, pid).process
@@ -213,8 +211,7 @@ def test_a_startup_process_that_fails_ends_the_server(
 
 def standing_startup(scene: Scene, points: Points) -> int:
     """Crash a server with something to replay; its new startup process stands at the first record. The pid."""
-    with scene.server.connect() as session:
-        session.execute("CALL bank_setup(accounts => 10)")
+    set_up(scene.server)
     arm = points.arm(Role.STARTUP, Point.REDO_RECORD, PointAction.SIGSTOP)
     scene.server.kill("walwriter")
     pid = points.wait_fired(arm)
@@ -251,7 +248,7 @@ def test_a_startup_process_that_was_told_to_stop_has_not_failed(
     reign = scene.reign()
     assert ended(reign, pid).process.code == 1
     assert len(reign.quits) == quits_before
-    assert recovers_at_next_start(scene.server)
+    assert bank_after_next_start(scene.server)
 
 
 def pending(pid: int, number: signal.Signals) -> bool:
@@ -261,18 +258,6 @@ def pending(pid: int, number: signal.Signals) -> bool:
         if name in ("SigPnd", "ShdPnd") and int(mask, 16) >> (number - 1) & 1:
             return True
     return False
-
-
-def recovers_at_next_start(server: LiveServer) -> bool:
-    """Start the server once more on the same data and look whether the bank is there."""
-    server.target.close()
-    again = LiveServer(server.directory)
-    try:
-        again.start()
-        with again.connect() as session:
-            return session.execute("CALL bank_observe(after => 0)").fetchone() is not None
-    finally:
-        again.close()
 
 
 def test_startup_exit_3_is_an_orderly_shutdown(make_server: MakeServer, points: Points, kernel: Kernel) -> None:
@@ -352,6 +337,7 @@ def test_the_rule_sees_a_wrong_row(
     )
     code = planted(tmp_path, f"{row} is taken for {meaning}", (CHILD_TYPES, before, wrong + before))
     scene, arm = serve(make_scene, points, row, code=code)
-    pid = bring_about(scene, points, row, arm)
-    settled(scene, End(row.role, row.status, "crash" if row.consequence == "nothing" else "nothing"))
+    with ExitStack() as stack:
+        pid = bring_about(scene, points, row, arm, stack)
+        settled(scene, End(row.role, row.status, "crash" if row.consequence == "nothing" else "nothing"))
     assert consequence(scene.reign(), pid) != row.consequence

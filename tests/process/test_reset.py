@@ -20,6 +20,7 @@ from supervisor.points import Point, PointAction
 from supervisor.postmaster.lockfile import NAME as PID_FILE
 from supervisor.roles import Role
 from tests.conftest import MakeScene
+from tests.support.bank_client import acknowledge, set_up, transfers
 from tests.support.kernel_rules import old_memory, outlived_the_reset
 from tests.support.scene import Points, Scene, planted
 from tests.support.waiting import wait_until
@@ -85,16 +86,15 @@ def test_what_the_postmaster_owns_outlives_the_reset(scene: Scene) -> None:
 
 def test_a_lock_that_a_dead_process_held_is_free_in_the_new_memory(make_scene: MakeScene, points: Points) -> None:
     scene = make_scene(points.options)
-    with scene.server.connect() as session:
-        session.execute("CALL bank_setup(accounts => 10)")
-        arm = points.arm(Role.BACKEND, Point.WAL_INSERT_UNDER_LOCK, PointAction.SIGKILL)
-    with scene.server.connect() as holder, pytest.raises(psycopg.OperationalError):
-        holder.execute("CALL bank(worker => 0, first => 1, transactions => 1, seed => 1, history => false)")
+    set_up(scene.server)
+    arm = points.arm(Role.BACKEND, Point.WAL_INSERT_UNDER_LOCK, PointAction.SIGKILL)
+    with pytest.raises(psycopg.OperationalError):
+        acknowledge(scene.server, (1,))
     scene.server.wait_generation(1)
     assert points.map.fired(arm) is not None
-    with scene.server.connect() as session:
-        done = session.execute("CALL bank(worker => 1, first => 100, transactions => 1, seed => 1, history => false)")
-        assert done.fetchone() is not None
+    acknowledged = acknowledge(scene.server, range(10, 20))
+    assert acknowledged
+    assert acknowledged <= transfers(scene.server)
     assert scene.failures(Drained()) == []
 
 

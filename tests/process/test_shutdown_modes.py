@@ -24,6 +24,7 @@ from supervisor.postmaster.lockfile import NAME as PID_FILE
 from supervisor.roles import Role
 from tests.conftest import Kernel, MakeScene, MakeServer
 from tests.support import wire_client as client
+from tests.support.bank_client import bank_after_next_start, set_up
 from tests.support.kernel_rules import (
     disorderly_shutdown,
     ended,
@@ -32,7 +33,7 @@ from tests.support.kernel_rules import (
     recovery_after_request,
 )
 from tests.support.raw_client import RawClient
-from tests.support.scene import Points, Scene, planted
+from tests.support.scene import Points, Scene, planted, state, stopped_postmaster
 from tests.support.server import LiveServer
 from tests.support.waiting import wait_until
 
@@ -228,14 +229,13 @@ def test_a_crash_while_a_fast_shutdown_waits_for_sessions(scene: Scene) -> None:
 def test_a_crash_during_the_shutdown_checkpoint(make_scene: MakeScene, points: Points, point: Point) -> None:
     arm = points.arm(Role.CHECKPOINTER, point, PointAction.SIGKILL)
     scene = make_scene(points.options)
-    with scene.server.connect() as session:
-        session.execute("CALL bank_setup(accounts => 10)")
+    set_up(scene.server)
     scene.server.signal_postmaster(FAST)
     assert_ended(scene, 1)
     reign = scene.reign()
     assert ended(reign, points.wait_fired(arm)).process.signal == signal.SIGKILL
     assert recovery_after_request(reign) == []
-    assert next_start_has_the_bank(scene.server)
+    assert bank_after_next_start(scene.server)
 
 
 def test_a_crash_between_the_shutdown_checkpoint_and_the_end(make_scene: MakeScene, points: Points) -> None:
@@ -299,6 +299,22 @@ def test_a_shutdown_requested_while_the_server_starts_again(
     assert reign.kills == []
 
 
+def test_the_last_child_goes_with_a_message_under_way(make_scene: MakeScene, points: Points) -> None:
+    """One pass of the postmaster sees the last child gone, which ends the server, and a message of that child."""
+    scene = make_scene(points.options)
+    arm = points.arm(Role.STARTUP, Point.PROCESS_ATTACHED, PointAction.SIGSTOP)
+    scene.server.kill("walwriter")
+    startup = points.wait_fired(arm)
+    scene.wait_stopped(startup)
+    scene.server.child("bgwriter").close()
+    scene.server.signal_postmaster(FAST)
+    wait_until("everybody else to be gone", lambda: set(scene.server.roles()) == {startup})
+    with stopped_postmaster(scene.server):
+        scene.server.signal_child(startup, signal.SIGCONT)
+        wait_until("the startup process to end", lambda: state(startup) == "Z")
+    assert_ended(scene, 1)
+
+
 def test_restart_after_crash_off(make_scene: MakeScene) -> None:
     scene = make_scene({"restart_after_crash": "off"})
     with ExitStack() as stack:
@@ -312,18 +328,6 @@ def test_restart_after_crash_off(make_scene: MakeScene) -> None:
     assert all(child.process.reaped_by == reign.postmaster.pid for child in reign.children)
     assert 'shutting down because "restart_after_crash" is off' in scene.server.log()
     assert not (scene.server.data / PID_FILE).exists()
-
-
-def next_start_has_the_bank(server: LiveServer) -> bool:
-    """Start the server once more on the same data and look whether the bank is there."""
-    server.target.close()
-    again = LiveServer(server.directory)
-    try:
-        again.start()
-        with again.connect() as session:
-            return session.execute("CALL bank_observe(after => 0)").fetchone() is not None
-    finally:
-        again.close()
 
 
 # --- planted

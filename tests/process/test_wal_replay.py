@@ -13,52 +13,27 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeScene
+from tests.support.bank_client import acknowledge, set_up, transfers
 from tests.support.kernel_rules import outlived_the_reset
 from tests.support.scene import Scene, planted
 
 pytestmark = pytest.mark.live
 
 REDO = "supervisor/engine/recovery/redo.py"
-OPERATION = "CALL bank(worker => 0, first => {0}, transactions => 1, seed => {0}, history => false)"
-
-
-def set_up(scene: Scene) -> None:
-    """A bank that is on disk, so that only what comes after it depends on WAL."""
-    with scene.server.connect() as session:
-        session.execute("CALL bank_setup(accounts => 10)")
-        session.execute("CHECKPOINT")
-
-
-def acknowledge(scene: Scene, operations: range) -> set[int]:
-    """Do these operations; those that the server acknowledged as committed."""
-    done = set()
-    with scene.server.connect() as session:
-        for operation in operations:
-            row = session.execute(OPERATION.format(operation)).fetchone()
-            if row is not None and row[0] == 1:
-                done.add(operation)
-    return done
-
-
-def lost(scene: Scene, acknowledged: set[int]) -> set[int]:
-    """Which of the acknowledged operations the server does not hold."""
-    with scene.server.connect() as session:
-        rows = session.execute("CALL bank_observe(after => 0)").fetchall()
-    return acknowledged - {row[1] for row in rows if row[0] == "transfer"}
 
 
 @pytest.mark.parametrize("victim", ["walwriter", "checkpointer", "backend"])
 def test_what_was_acknowledged_is_there_after_each_crash(scene: Scene, victim: str) -> None:
-    set_up(scene)
+    set_up(scene.server, checkpoint=True)
     acknowledged: set[int] = set()
     for generation in (1, 2, 3):
-        acknowledged |= acknowledge(scene, range(generation * 100, generation * 100 + 10))
+        acknowledged |= acknowledge(scene.server, range(generation * 100, generation * 100 + 10))
         with scene.server.knock() as session:
             session.log_in()
             scene.server.kill(victim)
             session.hear_the_end()
         scene.server.wait_generation(generation)
-        assert lost(scene, acknowledged) == set()
+        assert acknowledged <= transfers(scene.server)
     assert len(acknowledged) > 20
     assert outlived_the_reset(scene.reign()) == []
 
@@ -68,23 +43,23 @@ def test_what_was_acknowledged_is_there_after_each_crash(scene: Scene, victim: s
     [
         ("redo is a no-op", (REDO, "        _apply(replay, record)\n", "")),
         (
-            "redo leaves the rows out",
+            "redo leaves the commits out",
             (
                 REDO,
-                "            Rmgr.HEAP: lambda record: heap_redo.redo(record, pool),\n",
-                "            Rmgr.HEAP: lambda record: None,\n",
+                "            Rmgr.TRANSACTION: self._redo_transaction,\n",
+                "            Rmgr.TRANSACTION: lambda record: None,\n",
             ),
         ),
     ],
-    ids=["no-op", "rows"],
+    ids=["no-op", "commits"],
 )
 def test_the_rule_sees_redo_that_does_nothing(
     make_scene: MakeScene, tmp_path: Path, title: str, edit: tuple[str, str, str]
 ) -> None:
     scene = make_scene(code=planted(tmp_path, title, edit))
-    set_up(scene)
-    acknowledged = acknowledge(scene, range(100, 110))
+    set_up(scene.server, checkpoint=True)
+    acknowledged = acknowledge(scene.server, range(100, 110))
     assert acknowledged
     scene.server.kill("walwriter")
     scene.server.wait_generation(1)
-    assert lost(scene, acknowledged)
+    assert not acknowledged <= transfers(scene.server)

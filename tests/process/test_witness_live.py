@@ -285,9 +285,7 @@ def test_a_killed_harness_leaves_nothing_that_the_next_start_does_not_remove(wit
         "import os, signal; from chaos.witness.witness import KernelWitness; w = KernelWitness.open('x');"
         "print(w._instance.name, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    killed = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    )
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     name = killed.stdout.strip()
     assert killed.returncode == -signal.SIGKILL
     tracefs = Tracefs.open()
@@ -307,9 +305,7 @@ def test_without_permission_the_witness_says_why_and_what_helps(witness: KernelW
         "import os; from chaos.witness.witness import open_witness; os.setgroups([]); os.setuid(65534);"
         "w = open_witness('x'); print(type(w).__name__, '|', w.reason, '|', w.remedy)"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
+    told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     kind, reason, remedy = told.stdout.split("|")
     assert kind.strip() == "Unavailable"
     assert "tracefs" in reason or "trace instance" in reason

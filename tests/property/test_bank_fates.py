@@ -60,9 +60,7 @@ def first(asked: list[Asked], observation: dict[str, Any]) -> Findings:
             if fates[o.operation] is fate and (o.must_be_committed if told else not o.may_be_committed)
         )
 
-    accounts = frozenset(
-        int(violation.text.split("account ")[1].split()[0]) for violation in judgement.violations
-    )
+    accounts = frozenset(int(violation.text.split("account ")[1].split()[0]) for violation in judgement.violations)
     return Findings(
         lost=having(Fate.ABSENT, told=True),
         torn=frozenset(id_ for id_, fate in fates.items() if fate is Fate.TORN),
@@ -88,9 +86,7 @@ def test_a_right_database_raises_no_alarm(asked: list[Asked]) -> None:
 def test_cutting_a_history_into_observations_changes_nothing(asked: list[Asked], cut: int) -> None:
     """Judged in two cycles that continue each other, and once more at the end: the same answer."""
     early = asked[:cut]
-    late = [
-        Asked(o.number, o.source, o.target, o.amount, o.told, o.kept, o.rollback, cycle=1) for o in asked[cut:]
-    ]
+    late = [Asked(o.number, o.source, o.target, o.amount, o.told, o.kept, o.rollback, cycle=1) for o in asked[cut:]]
     world = World(early)
     observed = world.observe()
     for operation in late:

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(what: str, condition: Callable[[], T], *, deadline_s: float = 10.0) -> T:
+def wait_until(what: str, condition: Callable[[], T | None], *, deadline_s: float = 10.0) -> T:
     """The first true value of `condition`; fails with `what` when it does not come in time."""
     deadline = time.monotonic() + deadline_s
     while not (value := condition()):

@@ -48,10 +48,10 @@ def test_what_is_written_is_read():
 def test_it_is_one_write_in_place_then_one_sync():
     disk = MemoryDisk()
     write_control(disk, CONTROL)
-    assert [name for name, _ in disk.calls] == ["open", "pwrite", "fsync", "sync_directory"]
+    assert [name for name, _ in disk.calls] == ["open", "pwrite", "fdatasync", "sync_directory"]
     disk.calls.clear()
     write_control(disk, CONTROL)
-    assert [name for name, _ in disk.calls] == ["open", "pwrite", "fsync"]
+    assert [name for name, _ in disk.calls] == ["open", "pwrite", "fdatasync"]
     assert len(disk.files[CONTROL_FILE]) == 8192
 
 
@@ -105,7 +105,7 @@ def test_a_segment_size_that_cannot_be_is_refused():
         decode_control(encode_control(msgspec.structs.replace(CONTROL, segment_size=12345)))
 
 
-@pytest.mark.parametrize("operation", ["open", "pwrite", "fsync"])
+@pytest.mark.parametrize("operation", ["open", "pwrite", "fdatasync"])
 def test_a_failing_disk_is_a_panic(operation: str):
     disk = MemoryDisk()
     write_control(disk, CONTROL)

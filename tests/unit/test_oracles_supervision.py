@@ -128,8 +128,7 @@ class Story:
     def change(self, kind: type, where: Callable[[Any], bool], **fields: Any) -> Story:
         """The story with some of the kernel's records changed."""
         self.kernel = [
-            msgspec.structs.replace(r, **fields) if isinstance(r, kind) and where(r) else r
-            for r in self.kernel
+            msgspec.structs.replace(r, **fields) if isinstance(r, kind) and where(r) else r for r in self.kernel
         ]
         return self
 
@@ -280,9 +279,7 @@ def test_two_signals_within_a_microsecond_have_no_order() -> None:
 
 
 def test_the_process_group_must_be_signalled_too() -> None:
-    second = [
-        r for r in crash_story().kernel if isinstance(r, Signal) and r.pid == BGWRITER and r.sig == SIGQUIT
-    ][1].t
+    second = [r for r in crash_story().kernel if isinstance(r, Signal) and r.pid == BGWRITER and r.sig == SIGQUIT][1].t
     story = crash_story().drop(Signal, where=lambda r: r.pid == BGWRITER and r.t == second)
     assert_failed(judged(FanOut(), story), "not to its process group")
 
@@ -418,12 +415,9 @@ def test_a_slot_never_released_fails() -> None:
 def test_a_slot_given_away_twice_fails() -> None:
     story = crash_story()
     story.server = [
-        msgspec.structs.replace(r, slot=11) if r.ev == "fork" and r.child == VICTIM else r
-        for r in story.server
+        msgspec.structs.replace(r, slot=11) if r.ev == "fork" and r.child == VICTIM else r for r in story.server
     ]
-    assert_failed(
-        judged(Slots(), story), f"slot 11 was given to PID {SURVIVOR} while PID {VICTIM} still had it"
-    )
+    assert_failed(judged(Slots(), story), f"slot 11 was given to PID {SURVIVOR} while PID {VICTIM} still had it")
 
 
 def test_a_fork_that_the_journal_does_not_know_fails() -> None:
@@ -484,9 +478,7 @@ def test_an_operation_before_the_end_of_recovery_fails() -> None:
     story = crash_story()
     story.invokes.append(Invoke(int(129.9 * MS), LATE, 9))
     story.change(Fork, lambda r: r.child == LATE, t=125 * MS)
-    assert_failed(
-        judged(RecoveryOrder(), story), f"backend (PID {LATE}) began an operation before recovery had ended"
-    )
+    assert_failed(judged(RecoveryOrder(), story), f"backend (PID {LATE}) began an operation before recovery had ended")
 
 
 def test_a_backend_forked_before_the_end_of_recovery_fails() -> None:
@@ -505,12 +497,9 @@ def test_a_recovery_that_did_not_succeed_lets_nobody_begin() -> None:
 def test_a_status_read_wrongly_fails() -> None:
     story = crash_story()
     story.server = [
-        msgspec.structs.replace(r, status=1 << 8) if r.ev == "reap" and r.child == VICTIM else r
-        for r in story.server
+        msgspec.structs.replace(r, status=1 << 8) if r.ev == "reap" and r.child == VICTIM else r for r in story.server
     ]
-    assert_failed(
-        judged(ExitStatus(), story), "was terminated by signal 9, and the postmaster read wait status 256"
-    )
+    assert_failed(judged(ExitStatus(), story), "was terminated by signal 9, and the postmaster read wait status 256")
 
 
 def test_a_core_dump_is_no_other_status() -> None:

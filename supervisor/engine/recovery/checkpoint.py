@@ -285,7 +285,7 @@ def create_checkpoint(
     if CheckpointFlags.IS_SHUTDOWN in flags and wal.insert_lsn() != end:
         raise Panic("concurrent write-ahead log activity while database system is shutting down")
     host.point(Point.CHECKPOINT_BEFORE_CONTROL)
-    _record_in_control(engine, lsn, checkpoint, shutdown=CheckpointFlags.IS_SHUTDOWN in flags)
+    _record_in_control(engine, lsn, checkpoint, flags)
     host.point(Point.CHECKPOINT_AFTER_CONTROL)
     distance = checkpoint.redo - q[base + _LAST_REDO] if q[base + _LAST_REDO] else 0
     q[base + _LAST_END] = end
@@ -319,12 +319,15 @@ def _collect(engine: Checkpointable, redo: int, alone: bool) -> CheckPoint:
     )
 
 
-def _record_in_control(engine: Checkpointable, lsn: int, checkpoint: CheckPoint, *, shutdown: bool) -> None:
+def _record_in_control(engine: Checkpointable, lsn: int, checkpoint: CheckPoint, flags: CheckpointFlags) -> None:
     control = msgspec.structs.replace(
         read_control(engine.disk), checkpoint_lsn=lsn, checkpoint=checkpoint, time=engine.host.wall_time()
     )
-    if shutdown:
+    if CheckpointFlags.IS_SHUTDOWN in flags:
         control = msgspec.structs.replace(control, state=ClusterState.SHUTDOWNED)
+    elif CheckpointFlags.END_OF_RECOVERY in flags:
+        # With the checkpoint and not by a write of its own: a crash from here on finds a cluster that was up.
+        control = msgspec.structs.replace(control, state=ClusterState.IN_PRODUCTION)
     write_control(engine.disk, control, fsync=engine.settings.fsync)
 
 

@@ -1,6 +1,6 @@
 """The control file, global/pg_control: where recovery starts, and whose data directory it is.
 
-One block of PAGE_SIZE bytes, written in place with one write and one fsync, never extended. What means anything lies in
+One block of PAGE_SIZE bytes, written in place with one write and one sync, never extended. What means anything lies in
 its first 512 bytes, which a disk writes as a whole, and a CRC-32C covers the entire block, so a torn or damaged file is
 seen. There is no second copy to fall back on: as in PostgreSQL, a control file that is damaged stops the start, because
 guessing where recovery begins would lose commits silently.
@@ -217,9 +217,9 @@ def read_control(disk: Disk) -> ControlData:
 
 
 def write_control(disk: Disk, control: ControlData, *, fsync: bool = True) -> None:
-    """Write the control file in place and make it durable; make it if it is missing.
+    """Write the control file in place and make it durable, unless `fsync` is off; make it if it is missing.
 
-    Raises Panic if the disk fails: which of the two states is on disk is then unknown.
+    Its content is synced and not its times (fdatasync): those cost a commit of the file system's journal. Raises Panic if the disk fails: which of the two states is on disk is then unknown.
     """
     try:
         new = not disk.exists(CONTROL_FILE)
@@ -227,7 +227,7 @@ def write_control(disk: Disk, control: ControlData, *, fsync: bool = True) -> No
         try:
             disk.pwrite(handle, encode_control(control), 0)
             if fsync:
-                disk.fsync(handle)
+                disk.fdatasync(handle)
         finally:
             disk.close(handle)
         if new and fsync:

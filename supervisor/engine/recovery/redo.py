@@ -201,7 +201,9 @@ def recover(
     replay = Replay(disk, pool, control.checkpoint)
     if needed:
         log.log(Level.LOG, "database system was not properly shut down; automatic recovery in progress")
-        set_cluster_state(disk, host, ClusterState.IN_CRASH_RECOVERY, fsync=engine.settings.fsync)
+        # For people, and not synced: recovery that a power loss cuts off is performed again whichever of the states
+        # is found, as long as it is not "shut down".
+        set_cluster_state(disk, host, ClusterState.IN_CRASH_RECOVERY, fsync=False)
         if on_redo_begin is not None:
             on_redo_begin()
     times = cpu_times or (lambda: (0.0, 0.0))
@@ -223,7 +225,6 @@ def recover(
             create_checkpoint(engine, CheckpointFlags.END_OF_RECOVERY | CheckpointFlags.FAST)
         else:
             end_of_recovery_checkpoint()
-        set_cluster_state(disk, host, ClusterState.IN_PRODUCTION, fsync=engine.settings.fsync)
     return RecoveryResult(
         needed, first, end.lsn, records, replay.pages_changed, reader.end_reason, replay.last_commit_time
     )

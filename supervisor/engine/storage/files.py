@@ -85,7 +85,10 @@ class RelationFiles:
             raise _file_error("write", relation, error, block) from error
 
     def sync(self, relation: int) -> None:
-        """Make every write to the file durable; Panic if that fails.
+        """Make every write to the file durable, and its length; Panic if that fails.
+
+        Not its times, which nobody reads: with fdatasync a file that only had pages overwritten costs no commit of
+        the file system's journal.
 
         The kernel may have dropped the pages that it could not write, so a second fsync that succeeds
         would prove nothing (PostgreSQL's data_sync_retry=off); only the WAL still has them.
@@ -93,7 +96,7 @@ class RelationFiles:
         if not self._fsync:
             return
         try:
-            self._disk.fsync(self._handle(relation))
+            self._disk.fdatasync(self._handle(relation))
         except OSError as error:
             raise Panic(f'could not fsync file "{relation_path(relation)}": {error.strerror}') from error
 
