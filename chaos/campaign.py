@@ -176,6 +176,8 @@ class Campaign:
             result.notes.append("the fault missed")
         self._observe(workload, plan.cycle)
         self._look_at_memory(plan.cycle)
+        for worker, sqlstate, message in load.refusals():
+            self._emit("refused", cycle=plan.cycle, worker=worker, sqlstate=sqlstate, message=message)
         result.notes += load.complaints()
         self._emit("cycle_end", cycle=plan.cycle, acknowledged=result.acknowledged, notes=result.notes)
         self._on_cycle(result)

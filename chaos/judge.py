@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from chaos.environment import describe
-from chaos.oracles import observable
+from chaos.oracles import internal_error, observable
 from chaos.oracles.data import CycleCounts
 from chaos.oracles.data import judge_run as judge_data
 from chaos.oracles.evidence import Evidence
@@ -50,7 +50,8 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     evidence = Evidence.of(run)
     data = judge_data(run, WORKLOADS)
     observed = observable.judge(run.harness_records(), sum(1 for _ in run.observed_records()))
-    results = [*data.results, observed]
+    refused = internal_error.judge(run.harness_records())
+    results = [*data.results, observed, refused]
     supervision = [oracle.judge(evidence) for oracle in SUPERVISION]
     results_by_name = {result.name: result for result in [*results, *supervision]}
     witnessed = evidence.account.opened is not None

@@ -180,9 +180,17 @@ class Load:
             self._acknowledgements.find_all()
         return True
 
+    def refusals(self) -> list[tuple[int, str, str]]:
+        """(worker, SQLSTATE, message) of statements that were refused; a lost connection is no refusal."""
+        return [
+            (number, worker.sqlstate, worker.message)
+            for number, worker in enumerate(self.workers)
+            if worker.sqlstate is not None and worker.message
+        ]
+
     def complaints(self) -> list[str]:
-        """What running statements were refused with; a lost connection is no complaint."""
-        return [worker.message for worker in self.workers if worker.sqlstate is not None and worker.message]
+        """What running statements were refused with, for people."""
+        return [message for _, _, message in self.refusals()]
 
     def close(self) -> None:
         """Close every connection."""

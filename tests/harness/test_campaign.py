@@ -60,7 +60,7 @@ def test_a_good_server_is_held(campaign: Ended) -> None:
 
 def test_every_oracle_has_trials(campaign: Ended) -> None:
     rows = campaign.directory.read_verdict().oracles
-    assert len(rows) == 14
+    assert len(rows) == 15
     witnessed = not any(item.what == "supervision" for item in campaign.directory.read_verdict().not_judged)
     assert witnessed or not os.environ.get("CI"), "no kernel witness in CI"
     judged = [row for row in rows if row.required]

@@ -143,7 +143,7 @@ def test_the_run_of_the_story_is_held(record: Callable[..., Recorded]) -> None:
     assert (verdict.cycles, verdict.conclusive_cycles, verdict.epochs) == (2, 2, 1)
     assert verdict.ledger.ok.committed == 60 and verdict.ledger.wrong == 0
     assert {row.name for row in verdict.oracles if row.required} == {
-        "durability", "atomicity", "resurrection", "invariant", "wal_replay", "observable",
+        "durability", "atomicity", "resurrection", "invariant", "wal_replay", "observable", "internal_error",
     }  # fmt: skip
 
 
