@@ -19,11 +19,6 @@ if getattr(supervisor, "PROJECT", None) != "crashbed":
         "install crashbed into a virtual environment of its own"
     )
 
-from supervisor.postmaster.heap import without_fork_hooks
-
-with without_fork_hooks():
-    import threading  # noqa: F401 - so that nobody imports it later, with its hook
-
 from supervisor.errors import StartupError
 from supervisor.log import Level, ServerLog
 from supervisor.postmaster.start import start_postmaster

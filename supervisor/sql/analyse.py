@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from supervisor.errors import (
     FEATURE_NOT_SUPPORTED,
@@ -20,6 +20,7 @@ from supervisor.errors import (
     UNDEFINED_PARAMETER,
     ServerError,
 )
+from supervisor.sql.grammar import Node
 from supervisor.sql.parse import RawStatement
 from supervisor.sql.procedures import Parameter, Procedure, parameters_of
 from supervisor.sql.types import (
@@ -146,7 +147,7 @@ def _unsupported(message: str, position: int | None) -> ServerError:
 
 
 def _analyse_show(statement: RawStatement) -> ShowPlan | ShowAllPlan:
-    name: str = statement.node.variable_show_stmt.name
+    name: str = statement.node["name"]
     if name == "all":
         return ShowAllPlan()
     return ShowPlan(name, (Column(name, TEXT),))
@@ -154,38 +155,31 @@ def _analyse_show(statement: RawStatement) -> ShowPlan | ShowAllPlan:
 
 def _analyse_select(statement: RawStatement) -> BackendPidPlan:
     """Exactly `SELECT pg_backend_pid()`, with or without a name for the column and the schema written out."""
-    select = statement.node.select_stmt
-    present = {descriptor.name for descriptor, _ in select.ListFields()}
-    targets = select.target_list
-    if present <= {"target_list", "limit_option", "op"} and len(targets) == 1:
-        target = targets[0].res_target
-        if target.val.HasField("func_call") and not target.indirection:
-            call = target.val.func_call
-            plain = {descriptor.name for descriptor, _ in call.ListFields()} <= {
-                "funcname",
-                "funcformat",
-                "location",
-            }
-            if plain and _name_parts(call) in (["pg_backend_pid"], ["pg_catalog", "pg_backend_pid"]):
-                return BackendPidPlan((Column(target.name or "pg_backend_pid", INTEGER),))
+    targets = statement.node.get("targetList", [])
+    if statement.node.keys() <= {"targetList", "limitOption", "op"} and len(targets) == 1:
+        target = targets[0]["ResTarget"]
+        call = target["val"].get("FuncCall", {})
+        plain = target.keys() <= {"name", "val", "location"} and call.keys() == {"funcname", "funcformat", "location"}
+        if plain and _name_parts(call) in (["pg_backend_pid"], ["pg_catalog", "pg_backend_pid"]):
+            return BackendPidPlan((Column(target.get("name", "pg_backend_pid"), INTEGER),))
     raise _unsupported("SELECT is not supported, except SELECT pg_backend_pid()", None)
 
 
-def _name_parts(call: Any) -> list[str]:
-    return [part.string.sval for part in call.funcname]
+def _name_parts(call: Node) -> list[str]:
+    return [part["String"]["sval"] for part in call["funcname"]]
 
 
 # -- CALL
 
 
 def _analyse_call(statement: RawStatement, procedures: Mapping[str, Procedure]) -> CallPlan:
-    call = statement.node.call_stmt.funccall
-    position = statement.position(call.location)
-    if call.agg_star or call.agg_distinct or call.agg_order or call.func_variadic:
+    call = statement.node["funccall"]
+    position = statement.position(call.get("location", 0))
+    if call.keys() & {"agg_star", "agg_distinct", "agg_order", "func_variadic"}:
         raise _unsupported("CALL accepts only arguments", position)
     parts = _name_parts(call)
     procedure = procedures.get(parts[-1]) if len(parts) == 1 or parts[:-1] == ["public"] else None
-    given = [_argument(statement, node) for node in call.args]
+    given = [_argument(statement, node) for node in call.get("args", [])]
     shown = f"procedure {'.'.join(parts)}({', '.join(argument.shown for argument in given)}) does not exist"
     if procedure is None:
         offered = ", ".join(sorted(procedures)) or "none"
@@ -230,43 +224,43 @@ class _Argument:
         return self.type_name if self.name is None else f"{self.name} => {self.type_name}"
 
 
-def _argument(statement: RawStatement, node: Any) -> _Argument:
+def _argument(statement: RawStatement, node: Node) -> _Argument:
     name = None
-    if node.WhichOneof("node") == "named_arg_expr":
-        name = node.named_arg_expr.name
-        node = node.named_arg_expr.arg
-    match node.WhichOneof("node"):
-        case "param_ref":
-            position = statement.position(node.param_ref.location)
-            number = node.param_ref.number
+    if "NamedArgExpr" in node:
+        name = node["NamedArgExpr"]["name"]
+        node = node["NamedArgExpr"]["arg"]
+    ((kind, fields),) = node.items()
+    position = statement.position(fields.get("location", 0))
+    match kind:
+        case "ParamRef":
+            number = fields.get("number", 0)
             if not 1 <= number <= 65535:
                 raise ServerError(f"there is no parameter ${number}", sqlstate=UNDEFINED_PARAMETER, position=position)
             return _Argument(name, None, None, "unknown", number, position)
-        case "a_const":
-            value, kind, kind_name = _constant(node.a_const)
-            return _Argument(name, value, kind, kind_name, None, statement.position(node.a_const.location))
+        case "A_Const":
+            value, type_, type_name = _constant(fields)
+            return _Argument(name, value, type_, type_name, None, position)
         case _:
             raise _unsupported(
                 "an argument of CALL must be a literal or a parameter",
-                statement.position(statement.node.call_stmt.funccall.location),
+                statement.position(statement.node["funccall"].get("location", 0)),
             )
 
 
-def _constant(constant: Any) -> tuple[Value | None, DataType | None, str]:
-    """A literal's value, its type (None: whatever it is used as) and what to call that."""
-    if constant.isnull:
+def _constant(constant: Node) -> tuple[Value | None, DataType | None, str]:
+    """A literal's value, its type (None: whatever it is used as) and what to call that. Zero, false and the empty
+    string are fields left out."""
+    if "isnull" in constant:
         return None, None, "unknown"
-    match constant.WhichOneof("val"):
-        case "ival":
-            return constant.ival.ival, INTEGER, INTEGER.name
-        case "boolval":
-            return constant.boolval.boolval, BOOL, BOOL.name
-        case "sval":
-            return constant.sval.sval, None, "unknown"
-        case "fval":
-            return _number(constant.fval.fval)
-        case _:
-            raise _unsupported("bit string literals are not supported", None)
+    if "ival" in constant:
+        return constant["ival"].get("ival", 0), INTEGER, INTEGER.name
+    if "boolval" in constant:
+        return constant["boolval"].get("boolval", False), BOOL, BOOL.name
+    if "sval" in constant:
+        return constant["sval"].get("sval", ""), None, "unknown"
+    if "fval" in constant:
+        return _number(constant["fval"]["fval"])
+    raise _unsupported("bit string literals are not supported", None)
 
 
 def _number(text: str) -> tuple[Value, DataType, str]:

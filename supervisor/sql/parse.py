@@ -1,24 +1,20 @@
 """Statement text to parse trees, by PostgreSQL's own grammar.
 
-The only module that calls the parser (postgast, which carries libpg_query 18). It splits a text into statements,
+The only module that calls the parser (`grammar`). It splits a text into statements,
 turns the parser's complaints into 42601 with the position that psql draws its caret at, and keeps from the parser
 what would crash it. It never looks into a tree: that is `analyse`.
 """
 
 from __future__ import annotations
 
-import importlib
+import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from supervisor.errors import PROGRAM_LIMIT_EXCEEDED, STATEMENT_TOO_COMPLEX, SYNTAX_ERROR, ServerError
+from supervisor.sql.grammar import GrammarError, Node, statement_name, statements
 
-# Imported by name because postgast's type stub for the protobuf module does not parse (0.2.0), and protobuf's are not
-# installed: a type checker that follows these imports gives up on everything else.
-_postgast: Final[Any] = importlib.import_module("postgast")
-_node_types: Final[Any] = importlib.import_module("postgast.pg_query_pb2")
-_DecodeError: Final[type[Exception]] = importlib.import_module("google.protobuf.message").DecodeError
-_ParseError: Final[type[Exception]] = _postgast.PgQueryError
+_WORD_BEGINS: Final = re.compile("(?<=[a-z])(?=[A-Z])")
 
 MAX_TEXT_BYTES: Final = 16 << 10
 """Longest query text that is parsed.
@@ -30,25 +26,24 @@ The C parser writes its tree out by recursion without a bound, and overflows an 
 
 @dataclass(frozen=True, slots=True)
 class RawStatement:
-    """One statement: which text it is part of and its tree, read by `analyse` alone.
+    """One statement: which text it is part of, the how-manieth of it from 0, and its tree, read by `analyse` alone.
 
-    `node` is postgast's Node, of which the field named `kind`, such as "call_stmt", is the statement.
+    `kind` is the type of its node in lower case, such as "call_stmt", and `node` that node's fields.
     """
 
     text: str
-    node: Any
+    index: int
     kind: str
+    node: Node
 
     @property
     def name(self) -> str:
         """What people call the statement: BEGIN, INSERT, CREATE TABLE."""
         if self.kind == "transaction_stmt":
-            kind: str = _node_types.TransactionStmtKind.Name(self.node.transaction_stmt.kind)
+            kind: str = self.node["kind"]
             return kind.removeprefix("TRANS_STMT_").replace("_", " ")
-        info = _postgast.classify_statement(self.node)
-        if info is None:
-            return self.kind.removesuffix("_stmt").replace("_", " ").upper()
-        return " ".join(filter(None, (info.action, info.object_type)))
+        name = statement_name(self.text, self.index)
+        return self.kind.removesuffix("_stmt").replace("_", " ").upper() if name is None else name
 
     def position(self, location: int) -> int | None:
         """The 1-based character of the whole text at the byte that a tree node names; None for -1 (unknown)."""
@@ -70,11 +65,13 @@ def parse(text: str) -> tuple[RawStatement, ...]:
             hint="Pass long values as parameters.",
         )
     try:
-        tree = _postgast.parse(text)
-    except _ParseError as error:
-        # The parser counts the position in characters, from 1; 0 is unknown.
-        position = getattr(error, "cursorpos", 0) or None
-        raise ServerError(str(error), sqlstate=SYNTAX_ERROR, position=position) from error
-    except _DecodeError as error:
+        found = statements(text)
+    except GrammarError as error:
+        raise ServerError(str(error), sqlstate=SYNTAX_ERROR, position=error.position or None) from error
+    except RecursionError as error:
         raise ServerError("statement is nested too deeply", sqlstate=STATEMENT_TOO_COMPLEX) from error
-    return tuple(RawStatement(text, raw.stmt, raw.stmt.WhichOneof("node")) for raw in tree.stmts)
+    return tuple(
+        RawStatement(text, index, _WORD_BEGINS.sub("_", kind).lower(), fields)
+        for index, statement in enumerate(found)
+        for kind, fields in statement.items()
+    )

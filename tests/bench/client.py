@@ -19,6 +19,7 @@ from tests.support import wire_client as wire
 
 PATIENCE_S = 60.0
 RETRY_S = 0.001
+LOOK_S = 0.0002
 _STARTUP = wire.startup(user="crashbed", database="postgres")
 
 
@@ -94,6 +95,35 @@ def connect(path: Path) -> tuple[Client, int]:
                 raise RuntimeError(f"no session at {path} within {PATIENCE_S:g} s: {error}") from error
             refused += 1
             select.select((), (), (), RETRY_S)
+
+
+class Announcements:
+    """Counts how often a server's log has said that it is ready, without asking the server."""
+
+    _WORDS = b"database system is ready to accept connections"
+
+    def __init__(self, log: Path) -> None:
+        self._log = log.open("rb", buffering=0)
+        self._rest = b""
+        self.read()
+
+    def read(self) -> bool:
+        """Whether it said so since the last look."""
+        data = self._rest + (self._log.read() or b"")
+        self._rest = data[-len(self._WORDS) + 1 :]
+        return self._WORDS in data
+
+    def wait(self) -> None:
+        """Return when it has said so, looking every LOOK_S."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.read():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self._log.name} did not say within {PATIENCE_S:g} s that the server is ready")
+            select.select((), (), (), LOOK_S)
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._log.close()
 
 
 def kill_and_wait_for_hangup(clients: Sequence[Client], victim: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.bench import results
-from tests.bench.client import connect, kill_and_wait_for_hangup
+from tests.bench.client import Announcements, connect, kill_and_wait_for_hangup
 from tests.bench.servers import Builtin, Postgres, Server, sessions
 
 BACKENDS = 8
@@ -40,12 +40,16 @@ class Crash:
     phases: dict[str, float] = field(default_factory=dict)
 
 
-def crash(server: Server, backends: int, victim: int) -> tuple[Crash, int]:
+def crash(server: Server, backends: int, victim: int, *, knock: bool = False) -> tuple[Crash, int]:
     """Crash a server that has so many idle backends; (the times, the value that the commit acknowledged)."""
     clients = sessions(server, backends)
     select.select((), (), (), SETTLE_S)
     server.records()
+    announcements = Announcements(server.log)
     struck, lost = kill_and_wait_for_hangup(clients, clients[victim].pid)
+    if not knock:
+        announcements.wait()
+    announcements.close()
     client, refused = connect(server.socket)
     ready = time.monotonic_ns()
     (value,) = client.ask(server.touch)

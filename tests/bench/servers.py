@@ -42,6 +42,7 @@ class Builtin:
     def __init__(self, directory: Path, options: Mapping[str, str] | None = None, *, journal: bool = True) -> None:
         data = directory / "crashbed"
         BuiltinTarget.make_data_directory(data, segment_size=SEGMENT_BYTES)
+        self.log = directory / "crashbed.log"
         self.history = directory / "history"
         self.history.mkdir()
         self.target = BuiltinTarget(
@@ -53,7 +54,7 @@ class Builtin:
                 "crashbed.history_directory": str(self.history),
                 **(options or {}),
             },
-            log=directory / "crashbed.log",
+            log=self.log,
             journal=directory / "crashbed.jsonl",
         )
 
@@ -98,7 +99,7 @@ class Postgres:
         self._data = directory / "postgres"
         self._data.mkdir(mode=0o700)
         self._sockets = Path(tempfile.mkdtemp(prefix="crashbed-bench-"))
-        self._log = directory / "postgres.log"
+        self.log = directory / "postgres.log"
         self._options = {"shared_buffers": SHARED_BUFFERS, **(options or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._user: dict[str, Any] = {}
@@ -128,7 +129,7 @@ class Postgres:
         command = [str(postgres_program("postgres")), "-D", str(self._data), "-k", str(self._sockets), "-h", ""]
         for name, value in self._options.items():
             command += ["-c", f"{name}={value}"]
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

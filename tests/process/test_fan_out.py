@@ -21,7 +21,8 @@ from chaos.oracles.fan_out import FanOut
 from chaos.oracles.reaping import Reaping
 from tests.conftest import MakeScene
 from tests.support.kernel_rules import ended, not_told_to_quit, outlived_the_reset
-from tests.support.scene import Scene, planted, stopped_postmaster
+from tests.support.scene import Scene, planted, state, stopped_postmaster
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.live
 
@@ -66,6 +67,7 @@ def test_two_deaths_in_one_moment_are_one_crash(scene: Scene) -> None:
         with stopped_postmaster(scene.server):
             scene.server.signal_child(first, signal.SIGKILL)
             scene.server.signal_child(second, signal.SIGSEGV)
+            wait_until("both to be dead", lambda: {state(first), state(second)} == {"Z"})
         scene.server.wait_generation(1)
 
     reign = scene.reign()

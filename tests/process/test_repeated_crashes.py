@@ -45,8 +45,8 @@ def test_ten_crashes_in_a_row(scene: Scene) -> None:
     for generation, victim in enumerate(victims, start=1):
         acknowledged |= acknowledge(scene.server, (generation,))
         with scene.server.knock() as client:
-            client.log_in()
-            pids.append(scene.server.kill(victim))
+            session = client.log_in()
+            pids.append(scene.kill(victim, session))
             client.hear_the_end()
         scene.server.wait_generation(generation)
     assert len(acknowledged) > len(victims) / 2
@@ -69,6 +69,7 @@ def test_a_crash_at_the_first_moment_of_a_generation(scene: Scene) -> None:
             killed.append(child.pid)
         scene.wait_reaped(killed[-1])
     wait_until("a generation after the last crash", lambda: serving_after(scene.reign(), killed[-1]))
+    scene.server.wait_generation(len(scene.reign().startups) - 1)
     with scene.server.knock() as session:
         session.log_in()
     reign = scene.reign()

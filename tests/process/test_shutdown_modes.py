@@ -213,7 +213,9 @@ def test_a_crash_while_a_fast_shutdown_waits_for_sessions(scene: Scene) -> None:
         _, victim = log_in(scene, stack)
         scene.stop_child(victim)
         scene.server.signal_postmaster(FAST)
-        scene.server.wait_log("to PM_WAIT_BACKENDS")
+        with scene.server.child("checkpointer") as checkpointer:
+            left = {victim, checkpointer.pid}
+        wait_until("everybody else to be gone", lambda: set(scene.server.roles()) == left)
         scene.server.signal_child(victim, signal.SIGKILL)
         assert_ended(scene, 1)
     reign = scene.reign()

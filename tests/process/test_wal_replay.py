@@ -29,8 +29,7 @@ def test_what_was_acknowledged_is_there_after_each_crash(scene: Scene, victim: s
     for generation in (1, 2, 3):
         acknowledged |= acknowledge(scene.server, range(generation * 100, generation * 100 + 10))
         with scene.server.knock() as session:
-            session.log_in()
-            scene.server.kill(victim)
+            scene.kill(victim, session.log_in())
             session.hear_the_end()
         scene.server.wait_generation(generation)
         assert acknowledged <= transfers(scene.server)

@@ -66,6 +66,13 @@ class Scene:
         found = {pid: mapped_memories(pid) for pid in (self.server.pid, *self.server.roles())}
         return {pid: memories for pid, memories in found.items() if memories is not None}
 
+    def kill(self, victim: str, session: int) -> int:
+        """SIGKILL a child of a role; of backends this one, because another may be about to leave. Returns the pid."""
+        if victim != "backend":
+            return self.server.kill(victim)
+        self.server.signal_child(session, signal.SIGKILL)
+        return session
+
     def wait_reaped(self, *pids: int, deadline_s: float = 10.0) -> None:
         """Wait until processes are gone from /proc, which they are when they have been reaped."""
         for pid in pids:
