@@ -64,7 +64,7 @@ def test_every_oracle_has_trials(campaign: Ended) -> None:
     witnessed = not any(item.what == "supervision" for item in campaign.directory.read_verdict().not_judged)
     assert witnessed or not os.environ.get("CI"), "no kernel witness in CI"
     judged = [row for row in rows if row.required]
-    assert len(judged) == (14 if witnessed else 6)
+    assert len(judged) == (15 if witnessed else 7)
     assert [row.name for row in judged if not row.trials or row.status is not OracleStatus.HELD] == []
     assert all(row.bounds[0].trials == CYCLES for row in judged)
 
