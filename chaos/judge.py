@@ -136,7 +136,7 @@ def _conclude(
 def _findings(results: Sequence[OracleResult], info: RunInfo, run: RunDirectory) -> Iterable[Finding]:
     for result in results:
         for finding in result.findings():
-            reproduce = _reproduce(info, run) if finding.cycle is None else _replay(run, finding.cycle)
+            reproduce = _reproduce(info, run) if finding.cycle is None else _replay(info, run, finding.cycle)
             yield Finding(
                 oracle=finding.oracle,
                 message=finding.message,
@@ -195,8 +195,13 @@ def _campaign_of(info: RunInfo, run: RunDirectory) -> Mapping[str, Any]:
     return campaign
 
 
-def _replay(run: RunDirectory, cycle: int) -> str:
-    return shlex.join(["crashbed", "replay", str(run.path.absolute()), "--cycle", str(cycle)])
+def _program(info: RunInfo) -> str:
+    """How the run was called, so that its reproducing command works when pasted."""
+    return info.command[0] if info.command else "crashbed"
+
+
+def _replay(info: RunInfo, run: RunDirectory, cycle: int) -> str:
+    return shlex.join([_program(info), "replay", str(run.path.absolute()), "--cycle", str(cycle)])
 
 
 def _reproduce(info: RunInfo, run: RunDirectory) -> str:
@@ -207,8 +212,15 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
     campaign = _campaign_of(info, run)
     stop: Mapping[str, Any] = info.plan["stop"]
     if info.plan.get("first_cycle"):
-        return _replay(run, info.plan["first_cycle"] + stop["cycles"] - 1)
-    words = ["crashbed", "run", "--workload", ",".join(campaign["workloads"]), "--backends", str(campaign["backends"])]
+        return _replay(info, run, info.plan["first_cycle"] + stop["cycles"] - 1)
+    words = [
+        _program(info),
+        "run",
+        "--workload",
+        ",".join(campaign["workloads"]),
+        "--backends",
+        str(campaign["backends"]),
+    ]
     if stop["cycles"] is not None:
         words += ["--kills", str(stop["cycles"])]
     if stop["duration_s"] is not None:

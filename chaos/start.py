@@ -286,7 +286,7 @@ def _describe(
     first_cycle: int,
 ) -> None:
     info = run.read_info()
-    info.command = ["crashbed", *sys.argv[1:]]
+    info.command = [_program(), *sys.argv[1:]]
     info.target = BuiltinTarget.name
     info.plan = {
         "campaign": msgspec.to_builtins(plan),
@@ -327,6 +327,14 @@ def _raise_file_limit() -> None:
     """A connection, a history file and a pidfd for each backend: more than the usual soft limit allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _program() -> str:
+    """How the person who runs this can call it again: by name, or by the path it was called by."""
+    called = Path(sys.argv[0])
+    if called.name != "crashbed" or shutil.which("crashbed"):
+        return "crashbed"
+    return os.path.relpath(called)
 
 
 def _adopt_orphans() -> None:
