@@ -114,7 +114,7 @@ class ProcessHost:
         self.interrupts: Callable[[], None] = _nothing_pending
         self._death_pipe = death_pipe
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
+        self.resume()
         self._poll_key: tuple[tuple[int, ...], int | None] = ((), None)
         self._poll = self._make_poll((), None)
 
@@ -123,6 +123,10 @@ class ProcessHost:
         signal.set_wakeup_fd(-1)
         os.close(self._wakeup_read)
         os.close(self._wakeup_write)
+
+    def resume(self) -> None:
+        """Take the wakeup descriptor back, after another host of this process was closed."""
+        signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
 
     def check_interrupts(self) -> None:
         """Raise what a pending signal asks for; `interrupts` is set by the process's main function."""

@@ -94,6 +94,12 @@ class Journal:
         """A journal that keeps nothing."""
         return cls(None)
 
+    def close(self) -> None:
+        """Give the file back; what is emitted from now on is not kept."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
     def emit(self, ev: str, **fields: object) -> None:
         """Append one record: CLOCK_MONOTONIC ns, the writer's pid, the event and its fields."""
         if self._descriptor is None:

@@ -25,7 +25,7 @@ from supervisor.postmaster import data_directory, heap, lockfile
 from supervisor.postmaster.postmaster import Equipment, Postmaster
 from supervisor.postmaster.rehearsal import Rehearsal
 from supervisor.postmaster.sockets import ListeningSocket
-from supervisor.processes.child import set_parent_death_signal, set_process_name
+from supervisor.processes.child import set_parent_death_signal, set_process_name, unblock_signals
 from supervisor.roles import Role
 from supervisor.shmem import lwlock
 from supervisor.sql.procedures import preload
@@ -125,7 +125,7 @@ def _serve(directory: Path, settings: Settings, log: ServerLog, lock_file: lockf
                 listening=listening,
             )
         )
-        _rehearse(log)
+        _rehearse(host, disk, log)
         heap.settle()
         code = postmaster.run()
         journal.emit("postmaster_exit", code=code)
@@ -142,12 +142,18 @@ def _refuse_threads() -> None:
         )
 
 
-def _rehearse(log: ServerLog) -> None:
+def _rehearse(host: ProcessHost, disk: PosixDisk, log: ServerLog) -> None:
     """Have the code warm that children will run; without it they are only slower."""
+    rehearsal = Rehearsal(host, disk)
     try:
-        Rehearsal().run()
+        rehearsal.run()
     except Exception as error:  # noqa: BLE001 - a play that fails is no reason not to serve, whatever it was
         log.log(Level.DEBUG1, f"the rehearsal of the server's work ended early: {error!r}")
+        # Wherever it stopped.
+        host.resume()
+        unblock_signals()
+    finally:
+        rehearsal.close()
 
 
 def _open_journal(settings: Settings) -> Journal:

@@ -42,6 +42,7 @@ from supervisor.shmem.pmsignal import PMSignal
 from supervisor.shmem.region import Region
 
 PR_SET_PDEATHSIG = 1
+PR_GET_PDEATHSIG = 2
 PR_SET_NAME = 15
 EXIT_ORDERLY = 0
 EXIT_FATAL = 1
@@ -125,6 +126,13 @@ def set_parent_death_signal(number: int) -> None:
     """Ask the kernel for a signal when the thread that forked this process dies."""
     if _libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def parent_death_signal() -> int:
+    """The signal that was asked for, 0 for none."""
+    number = ctypes.c_int()
+    _libc.prctl(PR_GET_PDEATHSIG, ctypes.byref(number), 0, 0, 0)
+    return number.value
 
 
 def run(birth: Birth, main: Main) -> NoReturn:

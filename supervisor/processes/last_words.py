@@ -56,9 +56,13 @@ class QuickDie:
             return
         self._begun = True
         try:
-            reason = self._pmsignal.quit_reason()
-            self._connection.say_goodbye(self._notices[reason])
-            if reason is QuitReason.NOT_SENT:
-                self._log.error(_LAST_WORDS[reason], Level.WARNING)
+            self.speak()
         finally:
             os._exit(EXIT_QUICKDIE)
+
+    def speak(self) -> None:
+        """The words alone, to whoever still listens."""
+        reason = self._pmsignal.quit_reason()
+        self._connection.say_goodbye(self._notices[reason])
+        if reason is QuitReason.NOT_SENT:
+            self._log.error(_LAST_WORDS[reason], Level.WARNING)

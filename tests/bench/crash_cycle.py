@@ -1,14 +1,17 @@
 """The crash cycle: SIGKILL of one of eight idle backends, until a client can work again.
 
 Both servers stand side by side on one machine and one file system and are struck in turn, so that whatever else the
-machine does meets both. From the SIGKILL on a client does what a client does: it loses its connection, tries again,
-a millisecond after each refusal, until a session is ready, and then runs the smallest durable transaction. Measured
-are the moment that the session is ready and the moment that the transaction is acknowledged.
+machine does meets both. After the SIGKILL all sessions lose their connections; then the client waits until the server's
+log says that it is ready, connects, and runs the smallest durable transaction. Measured are the moment that the new
+session is ready and the moment that the transaction is acknowledged.
+
+Two variants beside that. *Knocking*: the client does not look into the log but tries to connect, a millisecond after
+each refusal, so that the server refuses it by a process of its own while it recovers. *syncfs*: PostgreSQL with
+`recovery_init_sync_method = syncfs`, because its default syncs every file of the data directory one by one.
 
 Nothing is switched off on either side: fsync, full-page writes, checksums, the checkpoint that ends recovery.
-PostgreSQL runs with its defaults but for shared_buffers, which is the built-in server's; its variant with
-`recovery_init_sync_method = syncfs` is measured too, because the default syncs every file of the data directory one by
-one. Each acknowledged value is one more than the last: whoever forgot a commit would be found out.
+PostgreSQL runs with its defaults but for shared_buffers, which is the built-in server's. Each acknowledged value is one
+more than the last: whoever forgot a commit would be found out.
 """
 
 from __future__ import annotations
@@ -94,7 +97,11 @@ def phases(records: Sequence[dict[str, Any]], struck: int) -> dict[str, float]:
 
 
 def compare(
-    pairs: int = PAIRS, backends: int = BACKENDS, postgres_options: dict[str, str] | None = None
+    pairs: int = PAIRS,
+    backends: int = BACKENDS,
+    *,
+    knock: bool = False,
+    postgres_options: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Strike both in turn; the figures of both and their ratios."""
     with results.workplace() as directory:
@@ -108,7 +115,7 @@ def compare(
                 server.start()
             for pair in range(-1, pairs):
                 for server in servers:
-                    one, value = crash(server, backends, pair % backends)
+                    one, value = crash(server, backends, pair % backends, knock=knock)
                     if value != values[server.name] + 1:
                         raise AssertionError(f"{server.name} answered {value} after {values[server.name]}")
                     values[server.name] = value
@@ -121,6 +128,7 @@ def compare(
     return {
         "backends": backends,
         "pairs": pairs,
+        "knock": knock,
         "postgres_options": postgres_options or {},
         "versions": versions,
         "servers": {name: _figures(crashes) for name, crashes in made.items()},
@@ -146,13 +154,9 @@ def _median(crashes: Sequence[Crash], what: str) -> float:
     return float(results.summary([getattr(one, what) for one in crashes])["median"])
 
 
-def show(result: dict[str, Any]) -> None:
+def show(name: str, result: dict[str, Any]) -> None:
     """Print what `compare` found."""
-    options = ", ".join(f"{name} = {value}" for name, value in result["postgres_options"].items())
-    print(
-        f"crash cycle, {result['backends']} idle backends, {result['pairs']} pairs"
-        + (f", {options}" if options else "")
-    )
+    print(f"{name}: {result['backends']} idle backends, {result['pairs']} pairs")
     rows = []
     for what, label in (("hung_up", "all hung up"), ("ready", "ready"), ("commit", "first commit")):
         for name, figures in result["servers"].items():
@@ -170,7 +174,12 @@ def show(result: dict[str, Any]) -> None:
 
 def main(pairs: int = PAIRS) -> None:
     """Measure, print, keep."""
-    for name, options in (("crash-cycle", {}), ("crash-cycle-syncfs", {"recovery_init_sync_method": "syncfs"})):
-        result = compare(pairs, postgres_options=options)
-        show(result)
+    variants: tuple[tuple[str, bool, dict[str, str]], ...] = (
+        ("crash-cycle", False, {}),
+        ("crash-cycle-knocking", True, {}),
+        ("crash-cycle-syncfs", False, {"recovery_init_sync_method": "syncfs"}),
+    )
+    for name, knock, options in variants:
+        result = compare(pairs, knock=knock, postgres_options=options)
+        show(name, result)
         results.write(name, result)

@@ -28,8 +28,7 @@ class MemoryDisk:
                 raise FileExistsError(path)
         elif create:
             self._files[path] = bytearray()
-        else:
-            raise FileNotFoundError(path)
+        self._require(path)
         handle = self._next
         self._next += 1
         self._handles[handle] = self._files[path]
@@ -74,11 +73,13 @@ class MemoryDisk:
     def rename(self, old: str, new: str) -> None:
         """See Disk.rename."""
         self._point(Point.DISK_RENAME)
+        self._require(old)
         self._files[new] = self._files.pop(old)
 
     def unlink(self, path: str) -> None:
         """See Disk.unlink."""
         self._point(Point.DISK_UNLINK)
+        self._require(path)
         del self._files[path]
 
     def mkdir(self, path: str) -> None:
@@ -102,3 +103,7 @@ class MemoryDisk:
     def sync_directory(self, path: str) -> None:
         """See Disk.sync_directory."""
         self._point(Point.DISK_SYNC_DIRECTORY)
+
+    def _require(self, path: str) -> None:
+        if path not in self._files:
+            raise FileNotFoundError(path)
