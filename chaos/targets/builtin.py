@@ -252,10 +252,16 @@ class BuiltinTarget:
         return process.returncode
 
     def kill(self) -> None:
-        """SIGKILL the postmaster and everything that it forked; returns when they have ended."""
+        """SIGKILL the postmaster and everything that it forked; returns when they have ended.
+
+        It is stopped first, so that it forks nobody between the look at its children and its end.
+        """
         process = self._process
         if process is None:
             return
+        if process.poll() is None:
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         children = children_of(process.pid)
         process.kill()
         for child in children:

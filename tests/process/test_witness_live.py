@@ -300,12 +300,18 @@ def test_a_killed_harness_leaves_nothing_that_the_next_start_does_not_remove(wit
         tracefs.close()
 
 
-def test_without_permission_the_witness_says_why_and_what_helps(witness: KernelWitness) -> None:
+@pytest.mark.parametrize("mounted", [False, True], ids=["nowhere-mounted", "mounted-for-root-alone"])
+def test_without_permission_the_witness_says_why_and_what_helps(witness: KernelWitness, mounted: bool) -> None:
     script = (
         "import os; from chaos.witness.witness import open_witness; os.setgroups([]); os.setuid(65534);"
         "w = open_witness('x'); print(type(w).__name__, '|', w.reason, '|', w.remedy)"
     )
-    told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    # In a mount namespace of its own, whatever this machine has mounted.
+    mount = "mount -t tracefs nodev /sys/kernel/tracing" if mounted else "! mountpoint -q /sys/kernel/tracing"
+    command = ["unshare", "--mount", "sh", "-ec", f'umount -lq /sys/kernel/tracing || true; {mount}; exec "$@"', "sh"]
+    told = subprocess.run(
+        [*command, sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
     kind, reason, remedy = told.stdout.split("|")
     assert kind.strip() == "Unavailable"
     assert "tracefs" in reason or "trace instance" in reason
