@@ -21,13 +21,13 @@ AFTER_ERROR_MS = 1000
 
 
 class Requests:
-    """Which signals came; a handler sets a flag and the process's own latch, so that its wait ends.
+    """Which signals came; a handler sets a flag and the process's own latch, once it has one, so that its wait ends.
 
     Making one lets the process's signals in: they were blocked until these handlers stood.
     """
 
-    def __init__(self, latch: Latch, *numbers: signal.Signals) -> None:
-        self._latch = latch
+    def __init__(self, *numbers: signal.Signals, latch: Latch | None = None) -> None:
+        self.latch = latch
         self._came: set[int] = set()
         for number in numbers:
             signal.signal(number, self._note)
@@ -39,7 +39,8 @@ class Requests:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._came.add(number)
-        self._latch.set_own()
+        if self.latch is not None:
+            self.latch.set_own()
 
 
 def attach(child: Child) -> Engine:
@@ -47,21 +48,31 @@ def attach(child: Child) -> Engine:
     return Engine(child.disk, child.attach(), child.settings, child.control, child.log)
 
 
-def run_rounds(child: Child, engine: Engine, work: Callable[[], None], round_ms: int) -> int:
-    """Do `work` every `round_ms`, or when the latch is set, until SIGTERM; returns the exit status."""
-    attachment = engine.attachment
-    requests = Requests(attachment.latch, signal.SIGTERM)
+def run_rounds(child: Child, work: Callable[[Engine], object], round_ms: int) -> int:
+    """Do `work` every `round_ms`, or when the latch is set, until SIGTERM; returns the exit status.
+
+    The first round is waited out before anything is built: there is nothing to write yet when a generation begins, and
+    those who recover, and the first clients, want the processor.
+    """
+    requests = Requests(signal.SIGTERM)
+    deadline_ns = child.host.now_ns() + round_ms * 1_000_000
+    while not requests.came(signal.SIGTERM) and (left_ns := deadline_ns - child.host.now_ns()) > 0:
+        child.host.wait(None, left_ns // 1_000_000 + 1)
+    if requests.came(signal.SIGTERM):
+        return EXIT_ORDERLY
+    engine = attach(child)
+    requests.latch = latch = engine.attachment.latch
     while not requests.came(signal.SIGTERM):
-        attachment.latch.clear()
-        pause_ms = attempt(child, engine, work, round_ms)
+        latch.clear()
+        pause_ms = attempt(child, engine, lambda: work(engine), round_ms)
         if not requests.came(signal.SIGTERM):
-            child.host.wait(attachment.latch, pause_ms)
+            child.host.wait(latch, pause_ms)
     engine.close()
     child.detach()
     return EXIT_ORDERLY
 
 
-def attempt(child: Child, engine: Engine, work: Callable[[], None], round_ms: int) -> int:
+def attempt(child: Child, engine: Engine, work: Callable[[], object], round_ms: int) -> int:
     """Do `work` once; returns how long to pause, longer after an ERROR."""
     try:
         work()

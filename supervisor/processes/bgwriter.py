@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from supervisor.processes.auxiliary import attach, run_rounds
+from supervisor.processes.auxiliary import run_rounds
 from supervisor.processes.child import Child
 
 
 def main(child: Child) -> int:
     """Serve until SIGTERM; returns the exit status."""
-    engine = attach(child)
-
-    def work() -> None:
-        engine.pool.background_write(child.settings.bgwriter_lru_maxpages)
-
-    return run_rounds(child, engine, work, child.settings.bgwriter_delay)
+    return run_rounds(
+        child,
+        lambda engine: engine.pool.background_write(child.settings.bgwriter_lru_maxpages),
+        child.settings.bgwriter_delay,
+    )

@@ -17,6 +17,7 @@ from supervisor.engine.recovery.checkpoint import (
     set_cluster_state,
 )
 from supervisor.engine.recovery.control import ClusterState, read_control
+from supervisor.engine.recovery.leftovers import leftovers_synced, sync_leftovers
 from supervisor.errors import ServerError
 from supervisor.log import Level
 from supervisor.processes.auxiliary import Requests, attach, attempt
@@ -94,10 +95,13 @@ class Checkpointer:
 
 def main(child: Child) -> int:
     """Serve until the shutdown checkpoint is written and SIGUSR2 comes; returns the exit status."""
-    engine = attach(child)
-    latch = engine.attachment.latch
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    requests = Requests(latch, signal.SIGINT, signal.SIGUSR2)
+    requests = Requests(signal.SIGINT, signal.SIGUSR2)
+    if child.control.state is not ClusterState.SHUTDOWNED and not leftovers_synced(child.region):
+        # First of all, and needing nothing but the disk: the startup process is at work, and will wait for this.
+        sync_leftovers(child.disk, child.region, fsync=child.settings.fsync)
+    engine = attach(child)
+    requests.latch = latch = engine.attachment.latch
     checkpointer = Checkpointer(child, engine)
     while not requests.came(signal.SIGINT):
         latch.clear()

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from supervisor.processes.auxiliary import attach, run_rounds
+from supervisor.processes.auxiliary import run_rounds
 from supervisor.processes.child import Child
 
 
 def main(child: Child) -> int:
     """Serve until SIGTERM; returns the exit status."""
-    engine = attach(child)
-
-    def work() -> None:
-        engine.wal.write_background()
-
-    return run_rounds(child, engine, work, child.settings.wal_writer_delay)
+    return run_rounds(child, lambda engine: engine.wal.write_background(), child.settings.wal_writer_delay)

@@ -156,12 +156,12 @@ class Server:
         self.region = storage_region(self.settings)
         self.wal = wal or ListWal(self.disk)
         self.wal.region = self.region
-        self.host = SoloHost(1)
+        self.host = SoloHost()
         self.attachment = attach(self.region, self.host, self.settings, Role.BACKEND, 0)
         self.pool = BufferPool(self.disk, self.attachment, self.wal, self.settings)
 
     def another_process(self, slot: int = 1) -> BufferPool:
-        other = attach(self.region, SoloHost(slot + 1), self.settings, Role.BACKEND, slot)
+        other = attach(self.region, SoloHost(), self.settings, Role.BACKEND, slot)
         return BufferPool(self.disk, other, self.wal, self.settings)
 
     def crash(self) -> Server:

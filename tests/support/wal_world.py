@@ -118,7 +118,7 @@ class WalWorld:
         self.disk: Disk = MemoryDisk() if disk is None else disk
         self.settings = settings or Settings().replace(wal_buffers=64 << 10, max_connections=8)
         self.identity = identity
-        self.host = host or SoloHost(1)
+        self.host = host or SoloHost()
         areas = [*lwlock.shmem_areas(self.settings), *procarray.shmem_areas(self.settings)]
         areas += [*insert.shmem_areas(self.settings), Area("pages", PAGES * 8192, 8192)]
         self.region = Region.create(areas)

@@ -28,7 +28,7 @@ SUPERVISOR_LAYERS: tuple[tuple[str, ...], ...] = (
     ("supervisor.engine.storage",),
     ("supervisor.engine.transam",),
     ("supervisor.engine.access",),
-    ("supervisor.engine.recovery.checkpoint",),
+    ("supervisor.engine.recovery.checkpoint", "supervisor.engine.recovery.leftovers"),
     ("supervisor.engine.engine",),
     ("supervisor.engine.recovery",),
     ("supervisor.session",),

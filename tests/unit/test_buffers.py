@@ -137,15 +137,6 @@ def test_a_write_that_overlaps_a_sync_is_synced_by_the_next_one(server: Server) 
     assert server.disk.durable[FILE] == bytes(server.disk.files[FILE])
 
 
-def test_after_a_crash_everything_is_synced(server: Server) -> None:
-    fill(server, 3)
-    server.pool.write_dirty()
-    after = server.crash()
-    assert after.pool.sync() == 0
-    assert after.pool.sync(everything=True) == 1
-    assert after.disk.durable[FILE] == bytes(after.disk.files[FILE])
-
-
 def test_a_change_during_the_write_leaves_the_page_dirty(server: Server) -> None:
     fill(server, 1)
     changes: list[int] = []

@@ -223,6 +223,7 @@ class TestReading:
             wal.insert(Rmgr.HEAP, 0, n, bytes(n * 7 % 2000))
         wal.write_background()
         whole = read_all(world.disk)[0]
+        monkeypatch.setattr(reader_module, "FIRST_PIECE_BYTES", piece)
         monkeypatch.setattr(reader_module, "PIECE_BYTES", piece)
         assert read_all(world.disk)[0] == whole
         world.close()

@@ -22,6 +22,7 @@ import msgspec
 from supervisor import errors
 from supervisor.config import Settings
 from supervisor.engine.disk.disk import Disk
+from supervisor.engine.recovery import leftovers
 from supervisor.engine.recovery.control import (
     CheckPoint,
     ClusterState,
@@ -74,8 +75,8 @@ _WORDS = (
 
 
 def shmem_areas(settings: Settings) -> list[Area]:
-    """The request words, and one word per process that waits for a checkpoint's end."""
-    return [Area("checkpoint", 64), Area("checkpoint_waiters", 8 * process_count(settings))]
+    """The request words, one word per process that waits for a checkpoint's end, and the leftovers' word."""
+    return [Area("checkpoint", 64), Area("checkpoint_waiters", 8 * process_count(settings)), leftovers.AREA]
 
 
 def shmem_init(region: Region, settings: Settings) -> None:
@@ -268,10 +269,13 @@ def create_checkpoint(
     host.point(Point.CHECKPOINT_AFTER_REDO_POINT)
     log.log(Level.LOG, "checkpoint starting:" + "".join(f" {word}" for flag, word in _WORDS if flag in flags))
     checkpoint = _collect(engine, redo, alone)
+    region = engine.attachment.region
+    if CheckpointFlags.END_OF_RECOVERY in flags and not leftovers.leftovers_synced(region):
+        leftovers.sync_leftovers(engine.disk, region, fsync=engine.settings.fsync)
     buffers = engine.pool.write_dirty(progress)
     host.point(Point.CHECKPOINT_BEFORE_SYNC)
     written_ns = host.now_ns()
-    files = engine.pool.sync(everything=CheckpointFlags.END_OF_RECOVERY in flags)
+    files = engine.pool.sync()
     synced_ns = host.now_ns()
     host.point(Point.CHECKPOINT_BEFORE_RECORD)
     if alone:

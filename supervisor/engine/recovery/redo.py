@@ -80,6 +80,7 @@ class _RecoveryFlush:
             return
         first = self._control.checkpoint.redo // self._control.segment_size
         try:
+            self._disk.sync_directory(WAL_DIRECTORY)
             for name in self._disk.list(WAL_DIRECTORY):
                 parsed = parse_segment_name(name, self._control.segment_size)
                 if parsed is not None and parsed[1] >= first:
@@ -218,6 +219,8 @@ def recover(
     if not needed:
         # Before the first byte is logged: a crash right after it must not find "shut down" and a longer log.
         set_cluster_state(disk, host, ClusterState.IN_PRODUCTION, fsync=engine.settings.fsync)
+        # After recovery the checkpoint that ends it comes with this.
+        engine.wal.sync_names()
     engine.wal.start_at(end, control.checkpoint.redo)
     if needed:
         host.point(Point.STARTUP_BEFORE_CHECKPOINT)

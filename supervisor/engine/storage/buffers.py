@@ -250,9 +250,9 @@ class BufferPool:
         """Checkpoint: write every page that is dirty now; returns how many. See `WriteBack.write_dirty`."""
         return self._write_back.write_dirty(progress)
 
-    def sync(self, *, everything: bool = False) -> int:
+    def sync(self) -> int:
         """Checkpoint: make what was written durable; returns how many files. See `WriteBack.sync`."""
-        return self._write_back.sync(everything=everything)
+        return self._write_back.sync()
 
     def background_write(self, max_pages: int) -> int:
         """Write pages that will be replaced soon; returns how many. See `WriteBack.background_write`."""

@@ -8,8 +8,8 @@ The sync marks are what makes a checkpoint mean something. Whoever writes a page
 after the write and before the buffer counts as clean; a checkpoint takes the mark away before it
 syncs. So a page that a checkpoint finds clean was either synced already or its file is still marked.
 (A mark made only before the write could be taken by a checkpoint whose fsync came before the write.)
-The marks are lost with the region: after a crash every file counts as written, and the checkpoint that
-ends recovery must sync them all (`BufferPool.sync(everything=True)`).
+The marks are lost with the region: after a crash every file counts as written, and must be synced before
+the checkpoint that ends recovery counts (`recovery.leftovers`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from supervisor.engine.disk.disk import Disk
 from supervisor.engine.storage.descriptors import Descriptors
-from supervisor.engine.storage.files import DIRECTORY, RelationFiles
+from supervisor.engine.storage.files import RelationFiles
 from supervisor.engine.storage.page import LSN_AT, PAGE_BYTES
 from supervisor.engine.storage.relations import RelationTable
 from supervisor.errors import Panic
@@ -79,17 +79,14 @@ class WriteBack:
                 progress(done, len(dirty))
         return count
 
-    def sync(self, *, everything: bool = False) -> int:
+    def sync(self) -> int:
         """Checkpoint: make durable what was written by anybody since the last sync; returns how many files.
 
-        Panic when an fsync fails. `everything` syncs every relation file there is: for the checkpoint
-        that ends recovery, because the marks of the time before the crash are gone with its memory.
+        Panic when an fsync fails. What was written before this memory was made has no marks any more: `recovery.leftovers`
+        sees to that.
         """
-        taken = self._relations.take_unsynced()
-        if everything:
-            taken = sorted({*taken, *(int(name) for name in self._disk.list(DIRECTORY) if name.isdecimal())})
         count = 0
-        for relation in taken:
+        for relation in self._relations.take_unsynced():
             try:
                 self._files.sync(relation)
                 count += 1

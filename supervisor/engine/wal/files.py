@@ -10,6 +10,8 @@ replaces silently, and would replace a segment that was just written. OSError pa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from supervisor.engine.disk.disk import Disk
 from supervisor.engine.wal.lsn import WAL_DIRECTORY, parse_segment_name, segment_name, segment_path
 from supervisor.engine.wal.segment import Identity
@@ -117,18 +119,17 @@ class SegmentFiles:
                 found.append(parsed[1])
         return sorted(found)
 
-    def make_durable(self, first: int, last: int) -> None:
+    def make_durable(self, segnos: Iterable[int]) -> None:
         """Before going on after a crash: what was read as the log may so far be in the kernel only.
 
-        Also removes temporary files of processes that died.
+        Also removes temporary files of processes that died. The segments' names are `sync_names`'s to make durable.
         """
         for name in self._disk.list(WAL_DIRECTORY):
             if name.startswith(_TEMPORARY):
                 self._disk.unlink(f"{WAL_DIRECTORY}/{name}")
-        self.sync_names()
         if not self._fsync:
             return
-        for segno in range(first, last + 1):
+        for segno in segnos:
             if self.exists(segno):
                 handle = self._disk.open(self.path(segno))
                 try:

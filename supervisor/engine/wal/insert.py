@@ -21,14 +21,18 @@ records that were written, lost their predecessor in a power loss, and survived 
   the log goes on at 200, and a new record there happens to end at 300 too. Prev-link and CRC of C are right, and yet C
   must not come back. Hence the *incarnation*: each run of the log has a number, in every record, and a walk accepts
   only the number of the record before, or one more at a START record. `start_at` writes START with the last valid
-  record's number plus one and makes it durable before anything can be inserted behind it. Let G be the number of the
-  last valid record. If its run's START were not durable nothing could be behind it; so stale records behind the end
-  have at most G, or are a START of G + 1 that was never confirmed: that one lies at the end itself, and is
-  overwritten by the next START, of the same length. Everything new has G + 1 or more.
+  record's number plus one, and makes it and all the log before it durable before anything can be inserted behind it.
+  Let G be the number of the last valid record. Behind the end lie stale records of G at most, because a run that
+  inserted anything is reached through its durable START; everything new has G + 1 or more, so none of them is taken.
+- An unconfirmed START. A power loss between its write and its sync may keep it, of number S + 1, and lose records
+  before it, so that the log ends earlier and goes on with a number of at most S + 1. It is taken only behind a record
+  of number S that ends exactly there. Then it ends the log: nothing was inserted behind it, and what else lies there
+  has S or less. It has no effect but that the next START's number is one more.
 - A torn record fails its CRC, and zeros fail the length check.
 
 What this leaves out is what was read as valid but is only in the kernel (written, not synced, then only the process
-died): `start_at` syncs the segments that recovery has read before it says that they are flushed.
+died): `start_at` syncs the segments that recovery has read before it says that they are flushed, the last of them
+together with START.
 """
 
 from __future__ import annotations
@@ -199,8 +203,9 @@ class Wal:
     def start_at(self, end: WalEnd, redo_lsn: int) -> None:
         """Take the log up at its end, as recovery found it (`WalReader.end`). The startup process only, once.
 
-        Syncs what was read, writes and syncs a START record in a new incarnation, then allows insertion. A new log
-        begins at WalEnd(segment_size, 0, 0). Raises Panic if the disk fails.
+        Syncs what was read, writes and syncs a START record in a new incarnation, then allows insertion. The caller
+        sees to it that the segments' names are durable (`sync_names`) before anybody is told that what follows is. A
+        new log begins at WalEnd(segment_size, 0, 0). Raises Panic if the disk fails.
         """
         lsn = end.lsn
         rest = -lsn % self._segment_size
@@ -215,11 +220,11 @@ class Wal:
         data += encode_record(end.prev_lsn, incarnation, Rmgr.XLOG, XlogInfo.START, 0, b"")
         segno = lsn // self._segment_size
         try:
-            self._files.make_durable(min(redo_lsn or lsn, lsn) // self._segment_size, segno)
+            self._files.make_durable(range(min(redo_lsn or lsn, lsn) // self._segment_size, segno))
             handle = self._files.open(segno)
             self._disk.pwrite(handle, data, lsn % self._segment_size)
             if self._fsync:
-                self._disk.fdatasync(handle)
+                self._disk.fdatasync(handle)  # of the segment as a whole: also of what recovery read in it
         except OSError as error:
             raise errors.Panic(
                 f'could not take up the write-ahead log at {format_lsn(lsn)} in "{self._files.path(segno)}": {error}'
@@ -232,6 +237,10 @@ class Wal:
         q[self._written] = after
         q[self._flushed] = after
         q[self._insert] = after  # Last: it is what allows insertion.
+
+    def sync_names(self) -> None:
+        """After a crash: a segment may have been given its name and the name not be durable. Panic if that fails."""
+        self._files.sync_names()
 
     def write_background(self) -> bool:
         """The walwriter's round: put on disk what was inserted; whether there was anything."""

@@ -9,7 +9,8 @@ manager, prev-link (exactly the record before), incarnation, CRC. wal/insert.py 
 stale bytes for a record. A lone record, read at an LSN that somebody remembered, has no record before it: its prev-link
 must only point backwards.
 
-It reads in pieces, for a segment is mostly not yet written: reading all of it would cost more than a short redo.
+It reads in pieces, for a segment is mostly not yet written: reading all of it would cost more than a short redo. They
+grow as the walk goes on, so that a long one asks seldom and a short one not for much.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from supervisor.engine.wal.record import HEADER, HEADER_SIZE, WalRecord, crc32c,
 from supervisor.engine.wal.rmgr import RMGRS, Rmgr, XlogInfo
 from supervisor.engine.wal.segment import SEGMENT_HEADER_SIZE, Identity, check_segment_header
 
+FIRST_PIECE_BYTES = 16 << 10
 PIECE_BYTES = 256 << 10
 _CRC_BYTES = 4
 _XLOG = int(Rmgr.XLOG)
@@ -61,6 +63,7 @@ class WalReader:
         self._segno = -1
         self._buffer = b""
         self._buffer_lsn = 0
+        self._piece = FIRST_PIECE_BYTES
 
     @property
     def end_lsn(self) -> int:
@@ -146,7 +149,8 @@ class WalReader:
     def _fill(self, lsn: int, needed: int) -> None:
         """Have the piece of the open segment that begins at `lsn` in the buffer, at least `needed` bytes of it."""
         offset = lsn % self._segment_size
-        length = min(max(PIECE_BYTES, needed), self._segment_size - offset)
+        length = min(max(self._piece, needed), self._segment_size - offset)
+        self._piece = min(self._piece * 2, PIECE_BYTES)
         self._buffer = self._disk.pread(self._handle, length, offset)
         self._buffer_lsn = lsn
 
