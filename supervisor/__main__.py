@@ -35,13 +35,20 @@ signals:
 """
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """As wide as the texts are written for: to ask the terminal would load `shutil` and three libraries with it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=100)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and serve; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m supervisor",
         description="Run the supervised server: a PostgreSQL-style postmaster and its children.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("-D", dest="directory", metavar="DIR", default=os.environ.get("PGDATA"), help="data directory")
     parser.add_argument("-p", dest="port", metavar="PORT", help="names the socket (default 5432)")

@@ -15,7 +15,6 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from enum import Enum
 
 from supervisor.errors import CONFIG_FILE_ERROR, StartupError
@@ -219,6 +218,8 @@ def parse_value(name: str, text: str) -> object:
     """The value of a setting as `Settings` holds it; raises SettingError."""
     row = _ROWS.get(name)
     if row is None:
+        from difflib import get_close_matches  # for a mistake only: no child needs to inherit it
+
         near = get_close_matches(name, _ROWS, 1)
         hint = f'Did you mean "{near[0]}"?' if near else "All settings are listed by: python -m supervisor.config"
         raise SettingError(f'unrecognized configuration parameter "{name}"', hint=hint)

@@ -1,6 +1,6 @@
 """The one seam to time, order and waiting.
 
-Owns everything that a process asks of the world besides files: the clock, randomness, waking another
+Owns everything that a process asks of the world besides files: the clock, waking another
 process, and the only call that blocks, `Host.wait`. Nothing else in the server blocks without bound.
 
 Why one place: a Python signal handler runs only between bytecodes, and a signal that lands just
@@ -14,7 +14,6 @@ process, where a wait that nothing could end is an error and not a hang.
 from __future__ import annotations
 
 import os
-import random
 import select
 import signal
 import time
@@ -46,8 +45,6 @@ class Waitable(Protocol):
 
 class Host(Protocol):
     """What a process may ask of the world."""
-
-    random: random.Random
 
     def point(self, point: Point) -> None:
         """Pass a named point."""
@@ -107,9 +104,7 @@ class ProcessHost:
         *,
         death_pipe: int | None = None,
         point: Callable[[Point], None] = pass_point,
-        seed: bytes | None = None,
     ) -> None:
-        self.random = random.Random(seed)
         self.point: Callable[[Point], None] = point
         self.interrupts: Callable[[], None] = _nothing_pending
         self._death_pipe = death_pipe
@@ -207,8 +202,7 @@ class ProcessHost:
 class SoloHost:
     """One process alone: time passes only when it waits, and nobody else can set its latch."""
 
-    def __init__(self, seed: int = 0, *, point: Callable[[Point], None] = pass_point) -> None:
-        self.random = random.Random(seed)
+    def __init__(self, *, point: Callable[[Point], None] = pass_point) -> None:
         self.point: Callable[[Point], None] = point
         self.interrupts: Callable[[], None] = _nothing_pending
         self._now_ns = 1_000_000_000

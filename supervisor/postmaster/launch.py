@@ -39,4 +39,6 @@ def fork_child(birth: Birth) -> int:
             run(birth, MAIN[birth.role])
     finally:
         mask_signals(before)
+    # Where the kernel put the child behind this process, the child goes first: it is what somebody waits for.
+    os.sched_yield()
     return pid

@@ -41,6 +41,7 @@ from supervisor.shmem.region import Region
 
 TOUCH_SOCKETS_S = 58 * 60
 RETRY_FORK_S = 1
+CLIENTS_FIRST_MS = 10
 ACCEPT_RETRY_MS = 100
 _MESSAGES = {
     pmsignal.Message.RECOVERY_STARTED: ev.PmSignalKind.RECOVERY_STARTED,
@@ -101,6 +102,7 @@ class Postmaster:
         self._pending_shutdown = Shutdown.NONE
         self._stopwatch_ns: int | None = None
         self._fork_failed = False
+        self._clients_first = False  # the last pass made the server ready and left the machine to be advanced
         self._exiting: tuple[int, int, str] = (0, 0, "")  # pid, wait status, activity of the child being told
         self._exit_code: int | None = None
         self._make_region()
@@ -116,6 +118,7 @@ class Postmaster:
         next_touch = time.monotonic() + TOUCH_SOCKETS_S
         while self._exit_code is None:
             listening = self._equipment.listening.socket.fileno()
+            began_in = self._state.pm_state
             self._host.wait(None, self._sleep_ms(), (listening,) if self._state.accepting else ())
             self._tell_shutdown_request()
             self._reap()
@@ -132,17 +135,26 @@ class Postmaster:
                 next_touch = now + TOUCH_SOCKETS_S
                 self._equipment.listening.touch()
             self._fork_failed = False
-            generation = self._generation
-            self._tell(ev.Advance())
-            if self._generation != generation:
-                # What starts beside the startup process is wanted at once, not when something happens next.
-                self._tell(ev.Advance())
+            self._advance(began_in)
         return self._exit_code
+
+    def _advance(self, began_in: PMState) -> None:
+        """End a pass of the loop: what is missing is launched."""
+        self._clients_first = began_in is not PMState.RUN and self._state.pm_state is PMState.RUN
+        if self._clients_first:
+            return  # Those who waited for the server to be ready come now; nobody waits for a WAL writer.
+        generation = self._generation
+        self._tell(ev.Advance())
+        if self._generation != generation:
+            # What starts beside the startup process is wanted at once, not when something happens next.
+            self._tell(ev.Advance())
 
     def _sleep_ms(self) -> int:
         if self._stopwatch_ns is not None:
             left_ns = self._stopwatch_ns + SIGKILL_CHILDREN_AFTER_S * 1_000_000_000 - time.monotonic_ns()
             return max(0, left_ns // 1_000_000 + 1)
+        if self._clients_first:
+            return CLIENTS_FIRST_MS
         return RETRY_FORK_S * 1000 if self._fork_failed else self._settings.lock_file_check_interval
 
     def _install_handlers(self) -> None:

@@ -21,6 +21,7 @@ from tests.conftest import MakeScene
 from tests.support import wire_client as client
 from tests.support.kernel_rules import consequence, ended, not_told_to_quit
 from tests.support.scene import Points, Scene, planted
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.live
 
@@ -90,6 +91,7 @@ def kill_before_active(scene: Scene, times: int) -> list[int]:
 
 def served_by(scene: Scene) -> str:
     """The role of the child that a new connection gets, by the kernel's account."""
+    wait_until("the last of the crew", lambda: "walwriter" in scene.server.roles().values())
     with scene.server.knock() as session:
         session.say(client.ssl_request())
         assert session.hear_byte() == b"N"
