@@ -61,8 +61,9 @@ class ServerLog:
         there is nobody left to tell."""
         if self._descriptor is None or level < self._minimum:
             return
-        now = datetime.now(UTC)
-        prefix = f"{now:%Y-%m-%d %H:%M:%S}.{now.microsecond // 1000:03d} UTC [{os.getpid()}] "
+        # Not strftime, which looks the module `time` up at each call: dear in a process that has just been forked.
+        now = datetime.now(UTC).replace(tzinfo=None).isoformat(" ", "milliseconds")
+        prefix = f"{now} UTC [{os.getpid()}] "
         lines = [f"{prefix}{_label(level)}:  {_indented(message)}"]
         for label, text in (("DETAIL", detail), ("HINT", hint), ("STATEMENT", statement)):
             if text:

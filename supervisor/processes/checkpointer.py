@@ -80,8 +80,17 @@ class Checkpointer:
         self._last_ns = self._child.host.now_ns()
         self._child.journal.emit("checkpoint_begin", flags=str(flags))
         failed = True
+        told = False
+
+        def tell() -> None:
+            nonlocal told
+            told = True
+            self._requests.finish(failed=False)
+
         try:
-            done = create_checkpoint(self._engine, flags)
+            # The startup process, and everybody behind it, need not wait for old segments to be tidied up.
+            early = tell if CheckpointFlags.END_OF_RECOVERY in flags else None
+            done = create_checkpoint(self._engine, flags, on_counted=early)
             failed = False
             self._child.journal.emit("checkpoint_end", lsn=done.lsn if done else None)
         except ServerError:
@@ -89,7 +98,7 @@ class Checkpointer:
             self._engine.attachment.locks.release_all()
             raise
         finally:
-            if not flags & CheckpointFlags.IS_SHUTDOWN and not self._engine.attachment.locks.held:
+            if not told and not flags & CheckpointFlags.IS_SHUTDOWN and not self._engine.attachment.locks.held:
                 self._requests.finish(failed=failed)
 
 

@@ -244,11 +244,16 @@ class CheckpointResult:
 
 
 def create_checkpoint(
-    engine: Checkpointable, flags: CheckpointFlags, *, progress: Callable[[int, int], None] | None = None
+    engine: Checkpointable,
+    flags: CheckpointFlags,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    on_counted: Callable[[], None] | None = None,
 ) -> CheckpointResult | None:
     """Perform a checkpoint; None if nothing was logged since the last one (and nothing forces it).
 
-    `progress(written, total)` is called after each buffer, to pace an online checkpoint. ServerError when a page
+    `progress(written, total)` is called after each buffer, to pace an online checkpoint; `on_counted()` when the
+    checkpoint counts, before old segments are removed or used again. ServerError when a page
     could not be written: the checkpoint failed, the old one stands. Panic when a sync or the control file failed, or
     when somebody wrote WAL beside a shutdown checkpoint.
     """
@@ -294,6 +299,8 @@ def create_checkpoint(
     distance = checkpoint.redo - q[base + _LAST_REDO] if q[base + _LAST_REDO] else 0
     q[base + _LAST_END] = end
     q[base + _LAST_REDO] = checkpoint.redo
+    if on_counted is not None:
+        on_counted()
     segments = wal.remove_or_recycle(checkpoint.redo)
     result = CheckpointResult(
         lsn,

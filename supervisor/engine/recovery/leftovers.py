@@ -1,8 +1,10 @@
 """Leftovers of a crash: what the processes of the last memory wrote and may not have synced, made durable.
 
 The marks of which file was written died with the memory, and the checkpoint that ends recovery moves the redo point
-beyond everything that happened before. So before it counts, every file and every name that redo will no longer bring
-back must be on disk (PostgreSQL's `SyncDataDirectory`, which syncs the whole data directory before redo).
+beyond everything that happened before. So before it counts, every relation file must be on disk (PostgreSQL's
+`SyncDataDirectory`, which syncs the whole data directory before redo). The log and the names of its segments are the
+startup process's to sync, when it takes the log up; a relation file's name is durable when its creation is over, or has
+been repeated by redo.
 
 Redo need not wait for it: it reads what the kernel has, and syncs the log itself before it writes a page. So the
 checkpointer does it while the startup process replays, and the checkpoint that ends recovery does it itself if that has
@@ -15,7 +17,6 @@ from typing import Final
 
 from supervisor.engine.disk.disk import Disk
 from supervisor.engine.storage.files import DIRECTORY, relation_path
-from supervisor.engine.wal.lsn import WAL_DIRECTORY
 from supervisor.errors import Panic
 from supervisor.shmem.region import Area, Region
 
@@ -30,9 +31,7 @@ def leftovers_synced(region: Region) -> bool:
 def sync_leftovers(disk: Disk, region: Region, *, fsync: bool) -> int:
     """Make them durable, once in a memory; returns how many relation files. Panic when a sync fails.
 
-    The relation files, of which fdatasync makes content and length durable; their names, because a file that was made
-    but not synced is there for redo, which then does not make it again; the names of segments, because a crash between
-    a rename and its sync leaves one that may vanish again.
+    fdatasync: content and length count, not the times.
     """
     files = 0
     path = DIRECTORY
@@ -44,8 +43,6 @@ def sync_leftovers(disk: Disk, region: Region, *, fsync: bool) -> int:
                 disk.fdatasync(handle)
                 disk.close(handle)
                 files += 1
-        for path in (DIRECTORY, WAL_DIRECTORY) if fsync else ():
-            disk.sync_directory(path)
     except OSError as error:
         raise Panic(f'could not fsync file "{path}": {error.strerror}') from error
     region.q[region.word(AREA.name)] = 1

@@ -171,8 +171,7 @@ class Replay:
             raise ValueError(f"unknown storage record 0x{record.info:02X}")
         relation = decode_storage_create(record)
         self.next_relation = max(self.next_relation, relation + 1)
-        if not self._disk.exists(relation_path(relation)):
-            self._pool.create_relation(relation)
+        self._pool.create_relation_again(relation)
 
 
 def recover(
@@ -219,8 +218,6 @@ def recover(
     if not needed:
         # Before the first byte is logged: a crash right after it must not find "shut down" and a longer log.
         set_cluster_state(disk, host, ClusterState.IN_PRODUCTION, fsync=engine.settings.fsync)
-        # After recovery the checkpoint that ends it comes with this.
-        engine.wal.sync_names()
     engine.wal.start_at(end, control.checkpoint.redo)
     if needed:
         host.point(Point.STARTUP_BEFORE_CHECKPOINT)
@@ -362,6 +359,5 @@ def _apply(replay: Replay, record: WalRecord) -> None:
 
 
 def _date(time: float, *, parts: bool = False) -> str:
-    moment = datetime.fromtimestamp(time, UTC)
-    fraction = f".{moment.microsecond:06d}+00" if parts else " UTC"
-    return f"{moment:%Y-%m-%d %H:%M:%S}{fraction}"
+    moment = datetime.fromtimestamp(time, UTC).replace(tzinfo=None)
+    return f"{moment.isoformat(' ', 'microseconds')}+00" if parts else f"{moment.isoformat(' ', 'seconds')} UTC"

@@ -232,6 +232,11 @@ class BufferPool:
         """Make the empty file `base/<relation>`, durable on return; ServerError if it is there."""
         self._files.create(relation)
 
+    def create_relation_again(self, relation: int) -> None:
+        """Redo: see to it that the file is there, durably. Who made it may have been killed before its name was."""
+        self._files.create(relation, missing_only=True)
+        self._files.sync_names()
+
     def drop_relation(self, relation: int) -> None:
         """Forget every page of a relation and remove its file. Nobody may use it any more."""
         for buffer in range(self._descriptors.ever_used()):

@@ -32,7 +32,8 @@ class RelationFiles:
     def create(self, relation: int, *, missing_only: bool = False) -> None:
         """Make an empty file whose name is durable on return; ServerError if it cannot be made.
 
-        An existing file is refused, or kept as it is with `missing_only` (redo).
+        An existing file is refused, or kept as it is with `missing_only` (redo). Then its name need not be durable:
+        whoever repeats its creation calls `sync_names`.
         """
         path = relation_path(relation)
         if missing_only and self._disk.exists(path):
@@ -99,6 +100,15 @@ class RelationFiles:
             self._disk.fdatasync(self._handle(relation))
         except OSError as error:
             raise Panic(f'could not fsync file "{relation_path(relation)}": {error.strerror}') from error
+
+    def sync_names(self) -> None:
+        """Make the names of the files durable; Panic if that fails."""
+        if not self._fsync:
+            return
+        try:
+            self._disk.sync_directory(DIRECTORY)
+        except OSError as error:
+            raise Panic(f'could not fsync file "{DIRECTORY}": {error.strerror}') from error
 
     def unlink(self, relation: int) -> None:
         """Remove the file; ServerError if that fails."""

@@ -122,11 +122,13 @@ class SegmentFiles:
     def make_durable(self, segnos: Iterable[int]) -> None:
         """Before going on after a crash: what was read as the log may so far be in the kernel only.
 
-        Also removes temporary files of processes that died. The segments' names are `sync_names`'s to make durable.
+        So may their names: a segment may have been renamed into use by a process that was killed before it synced
+        that. Also removes temporary files of processes that died.
         """
         for name in self._disk.list(WAL_DIRECTORY):
             if name.startswith(_TEMPORARY):
                 self._disk.unlink(f"{WAL_DIRECTORY}/{name}")
+        self.sync_names()
         if not self._fsync:
             return
         for segno in segnos:

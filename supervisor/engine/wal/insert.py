@@ -203,9 +203,8 @@ class Wal:
     def start_at(self, end: WalEnd, redo_lsn: int) -> None:
         """Take the log up at its end, as recovery found it (`WalReader.end`). The startup process only, once.
 
-        Syncs what was read, writes and syncs a START record in a new incarnation, then allows insertion. The caller
-        sees to it that the segments' names are durable (`sync_names`) before anybody is told that what follows is. A
-        new log begins at WalEnd(segment_size, 0, 0). Raises Panic if the disk fails.
+        Syncs what was read, writes and syncs a START record in a new incarnation, then allows insertion. A new log
+        begins at WalEnd(segment_size, 0, 0). Raises Panic if the disk fails.
         """
         lsn = end.lsn
         rest = -lsn % self._segment_size
@@ -237,10 +236,6 @@ class Wal:
         q[self._written] = after
         q[self._flushed] = after
         q[self._insert] = after  # Last: it is what allows insertion.
-
-    def sync_names(self) -> None:
-        """After a crash: a segment may have been given its name and the name not be durable. Panic if that fails."""
-        self._files.sync_names()
 
     def write_background(self) -> bool:
         """The walwriter's round: put on disk what was inserted; whether there was anything."""
