@@ -113,11 +113,7 @@ class PosixDisk:
 
     def exists(self, path: str) -> bool:
         """See Disk.exists."""
-        try:
-            os.stat(_inside(path), dir_fd=self._root, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
+        return os.access(_inside(path), os.F_OK, dir_fd=self._root, follow_symlinks=False)
 
     def sync_directory(self, path: str) -> None:
         """See Disk.sync_directory."""
