@@ -19,6 +19,7 @@ from supervisor.engine.recovery.checkpoint import (
     CheckpointFlags,
     CheckpointRequests,
     checkpoint_due,
+    create_checkpoint,
 )
 from supervisor.engine.recovery.cluster import VERSION_FILE, check_version, initialise_cluster
 from supervisor.engine.recovery.control import ClusterState, read_control, write_control
@@ -67,6 +68,22 @@ def test_a_checkpoint_is_due_by_time_by_volume_and_by_request() -> None:
     # max_wal_size 64 MiB in segments of 1 MiB, over 1.9: 33 segments, so after 32 full ones.
     assert due(insert_lsn=41 * MIB) == 0
     assert due(insert_lsn=42 * MIB) == CheckpointFlags.CAUSE_XLOG
+
+
+def test_whoever_waits_is_told_when_the_checkpoint_counts_and_before_old_segments_are_tidied_up(rig: Rig) -> None:
+    session = with_table(rig)
+    for key in range(100, 1100):
+        session.insert("t", (key, "v" * 3000))  # three segments and more
+    seen: list[tuple[int, list[str]]] = []
+    result = create_checkpoint(
+        rig.engine(),
+        CheckpointFlags.FAST,
+        on_counted=lambda: seen.append((read_control(rig.disk).checkpoint_lsn, rig.disk.list("pg_wal"))),
+    )
+    assert result is not None
+    ((lsn, segments),) = seen
+    assert lsn == result.lsn, "a crash from here on begins at the new checkpoint"
+    assert segments != rig.disk.list("pg_wal"), "old segments are used again or removed afterwards"
 
 
 def test_the_words_of_a_life(rig: Rig) -> None:
