@@ -83,6 +83,7 @@ class Process:
         "received",
         "session_t",
         "signal",
+        "traced_end",
     )
 
     def __init__(self, pid: int, parent: int | None, forked_t: int | None, order: int) -> None:
@@ -96,6 +97,7 @@ class Process:
         self.exit_t: int | None = None
         self.code: int | None = None
         self.signal: int | None = None
+        self.traced_end: tuple[int | None, int | None] = (None, None)  # both, before a SIGCHLD decides between them
         self.reaped_t: int | None = None
         self.reaped_by: int | None = None
         self.session_t: int | None = None
@@ -248,6 +250,7 @@ class Account:
             return
         process = self._known(record.pid, order)
         process.exit_t, process.code, process.signal = record.t, record.code, record.signal
+        process.traced_end = record.code, record.signal
 
     def _wait(self, record: Wait) -> None:
         lives = self._by_pid.get(record.child)
@@ -264,12 +267,15 @@ class Account:
     def _confirm_end(self, record: Signal) -> None:
         """SIGCHLD says whether its sender exited or was killed: it decides where the events before do not.
 
-        A process killed between its call of exit_group and its end leaves both an exit code and a signal.
+        A process killed between its call of exit_group and its end leaves both an exit code and a signal. The last
+        SIGCHLD counts: before its own, a dying parent sends one for each child that it had not reaped
+        (`forget_original_parent` in the kernel's exit.c), and the trace has that parent as the sender.
         """
         lives = self._by_pid.get(record.by)
         if not lives or lives[-1].exit_t is None:
             return
         process = lives[-1]
+        process.code, process.signal = process.traced_end
         if record.code == CLD_EXITED and process.signal is not None:
             process.signal = None
         elif record.code != CLD_EXITED and process.code is not None:
