@@ -47,6 +47,14 @@ def test_every_operation_does_what_it_says_and_passes_its_point(disk: PosixDisk,
     assert {p for p in Point if p.name.startswith("DISK_")} == set(passed)
 
 
+def test_whether_a_file_is_there_is_never_guessed(disk: PosixDisk, tmp_path: Path):
+    """A segment that is not there is where the log ends: one that cannot be looked at must not be taken for it."""
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert disk.exists("dangling"), "the name is there, whatever it leads to"
+    with pytest.raises(OSError, match="File name too long"):
+        disk.exists("x" * 300)
+
+
 def test_the_point_comes_before_the_operation(tmp_path: Path):
     def refuse(point: Point) -> None:
         if point is Point.DISK_OPEN:
