@@ -259,8 +259,8 @@ class BuiltinTarget:
         process = self._process
         if process is None:
             return
-        if process.poll() is None:
-            process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGSTOP)
+        if process.returncode is None:  # else it had ended, and has been reaped by now
             os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         children = children_of(process.pid)
         process.kill()

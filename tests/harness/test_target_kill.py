@@ -18,12 +18,12 @@ from tests.support.waiting import wait_until
 
 # Forks all the time, as a postmaster under a storm of connections does. What is forgotten ends by its alarm.
 STORM = """
-import os, signal, time
+import os, signal
 for _ in range(1500):
     if os.fork() == 0:
-        signal.alarm(10)
-        signal.pause()
-time.sleep(10)
+        break
+signal.alarm(10)
+signal.pause()
 """
 
 
@@ -37,6 +37,15 @@ def test_a_child_forked_while_the_server_is_killed_is_killed_too(tmp_path: Path,
     target.close()
     left = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if marker.encode() in content(path)]
     assert left == []
+
+
+def test_a_server_that_has_ended_by_itself_is_no_error(tmp_path: Path) -> None:
+    """Also when nobody has asked for its status yet: the first to ask is the kill."""
+    target = BuiltinTarget(tmp_path, options={}, log=tmp_path / "log", journal=tmp_path / "journal")
+    target._process = ended = subprocess.Popen([sys.executable, "-c", ""])
+    wait_until("its end", lambda: Path(f"/proc/{ended.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+    target.close()
+    assert ended.returncode == 0
 
 
 def content(path: Path) -> bytes:
