@@ -26,8 +26,8 @@ class Requests:
     Making one lets the process's signals in: they were blocked until these handlers stood.
     """
 
-    def __init__(self, *numbers: signal.Signals, latch: Latch | None = None) -> None:
-        self.latch = latch
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self.latch: Latch | None = None
         self._came: set[int] = set()
         for number in numbers:
             signal.signal(number, self._note)

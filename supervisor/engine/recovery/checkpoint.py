@@ -253,9 +253,9 @@ def create_checkpoint(
     """Perform a checkpoint; None if nothing was logged since the last one (and nothing forces it).
 
     `progress(written, total)` is called after each buffer, to pace an online checkpoint; `on_counted()` when the
-    checkpoint counts, before old segments are removed or used again. ServerError when a page
-    could not be written: the checkpoint failed, the old one stands. Panic when a sync or the control file failed, or
-    when somebody wrote WAL beside a shutdown checkpoint.
+    checkpoint counts, before old segments are removed or used again. ServerError when a page could not be written: the
+    checkpoint failed, the old one stands. Panic when a sync or the control file failed, or when somebody wrote WAL
+    beside a shutdown checkpoint.
     """
     host, wal, log = engine.host, engine.wal, engine.log
     base = engine.attachment.region.word("checkpoint")

@@ -27,7 +27,7 @@ records that were written, lost their predecessor in a power loss, and survived 
 - An unconfirmed START. A power loss between its write and its sync may keep it, of number S + 1, and lose records
   before it, so that the log ends earlier and goes on with a number of at most S + 1. It is taken only behind a record
   of number S that ends exactly there. Then it ends the log: nothing was inserted behind it, and what else lies there
-  has S or less. It has no effect but that the next START's number is one more.
+  has S or less, or is another such START. It has no effect but that the next START's number is one more.
 - A torn record fails its CRC, and zeros fail the length check.
 
 What this leaves out is what was read as valid but is only in the kernel (written, not synced, then only the process
