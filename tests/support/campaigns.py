@@ -52,6 +52,7 @@ class Bed:
         """Run a line in a shell in which `crashbed` is this checkout's."""
         commands = self.temporary / "bin"
         commands.mkdir(exist_ok=True)
+        self.out.mkdir(parents=True, exist_ok=True)
         script = commands / "crashbed"
         script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m chaos "$@"\n')
         script.chmod(0o755)
@@ -65,7 +66,8 @@ class Bed:
         """What a harness left on the machine beside its run directories: nothing, if all is well."""
         left = [f"socket directory {path}" for path in self.temporary.glob(f"{PREFIX}*")]
         left += [f"trace instance {name}" for name in trace_instances() if name.startswith(f"{PREFIX}{pid}-")]
-        names = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
+        # Run directories only: any other file's name may be part of a command line that has nothing to do with it.
+        names = {path.parent.name for path in self.out.glob("*/run.json")}
         return left + [f"process {process}" for process in processes_of(names)]
 
     def close(self) -> None:
