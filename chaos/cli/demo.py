@@ -39,7 +39,7 @@ def demo(out: Path, seed: int, kills: int) -> int:
     stop = StopRule(cycles=kills)
     with View(plan, stop) as view:
         outcome = run_campaign(plan, stop, out, view=view, defect=DEFECT, keep=True)
-    story = tell_verdict(RunDirectory.open(outcome.report), outcome.verdict)
+    story = tell_verdict(RunDirectory.open(outcome.report), outcome.verdict) if outcome.verdict.findings else ()
     show_verdict(outcome.verdict, outcome.report, story)
     if outcome.verdict.status is not Status.FINDING:
         click.echo(

@@ -51,6 +51,8 @@ def show_verdict(verdict: Verdict, report: Path, story: Sequence[str] = ()) -> N
         for line in story:
             click.echo(line)
         click.echo()
+    elif verdict.findings:
+        click.echo(f"explain: crashbed explain {report.parent}")
     click.echo(f"report: {report}")
     if verdict.exactness:
         click.echo(verdict.exactness)

@@ -25,7 +25,8 @@ class Facts:
 
     `fate` is what the observation held that the story ends with, None when none covers the operation; `kept` tells
     that an earlier one had found it committed. `redo` is the one that followed the crash after it, None when none is
-    recorded. `trace` is what the WAL holds of it, or in words why that cannot be said.
+    recorded. `trace` is what the WAL holds of it, or in words why that cannot be said; `since_lsn` is a position that
+    the log had reached before the operation began, None when none is known.
     """
 
     operation: Operation
@@ -33,6 +34,7 @@ class Facts:
     kept: bool
     redo: Redo | None
     trace: Trace | str
+    since_lsn: int | None
 
     @property
     def lost(self) -> bool:
@@ -58,11 +60,12 @@ class Facts:
 
     @property
     def covered(self) -> bool:
-        """Whether the kept log holds all that redo read."""
+        """Whether the kept log holds everything from the operation's beginning to the end of redo."""
         return (
             isinstance(self.trace, Trace)
             and self.redo is not None
-            and self.trace.begin_lsn <= self.redo.begin_lsn
+            and self.since_lsn is not None
+            and self.trace.begin_lsn <= self.since_lsn
             and self.redo.end_lsn <= self.trace.end_lsn
         )
 

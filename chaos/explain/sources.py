@@ -204,7 +204,7 @@ def _at_lsn(operation: Operation, trace: Trace | str) -> str:
     if isinstance(trace, str):
         return "; at which LSN the history does not say"
     if trace.commit is None:
-        return "; at no LSN, for the WAL holds no COMMIT of it"
+        return "; the WAL that is kept holds no COMMIT of it"
     return f"; its COMMIT ends at {format_lsn(trace.commit.end_lsn)}"
 
 

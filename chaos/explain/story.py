@@ -32,6 +32,8 @@ LINES = 30
 _FRAME = 3
 _LEAD_NS = 1_000_000
 """How long before the kill the sources of a crash begin to be told."""
+_REACHED = ("redo_end", "checkpoint_end")
+"""The journal's records of an LSN that the log had reached by then."""
 
 Record = Mapping[str, Any]
 
@@ -170,6 +172,7 @@ class _Run:
             kept=last is not None and any(fate is Fate.COMMITTED and at.t < last.t for _, fate, at in entry.seen),
             redo=None if crash is None else crash.redo,
             trace=trace,
+            since_lsn=self._lsn_before(operation),
         )
         found = "no observation covers it" if facts.fate is None else f"found {facts.fate.value}"
         title = f"operation {number}, cycle {cycle_of(number)}: told {operation.outcome.value}, {found}"
@@ -270,6 +273,15 @@ class _Run:
         over = next((t for t in ends if t is not None), max((r["t"] for r in self._server), default=struck))
         redo, redo_ns = _last_redo(self._server, Span(struck, cycle.ready_ns or over))
         return Crash(cycle, struck, over, redo, redo_ns if redo is not None else over)
+
+    def _lsn_before(self, operation: Operation) -> int | None:
+        """A position that the log of this epoch's cluster had certainly reached before the operation began."""
+        epoch = self.cycle(cycle_of(operation.operation)).epoch
+        begun = next((r["t"] for r in self._harness if r["ev"] == "epoch_begin" and r["epoch"] == epoch), None)
+        if begun is None:
+            return None
+        reached = (r["lsn"] for r in self._server if r["ev"] in _REACHED and begun < r["t"] < operation.invoked_ns)
+        return max(reached, default=None)
 
     def _trace(self, operation: Operation) -> Trace | str:
         name = self._workload(cycle_of(operation.operation))
