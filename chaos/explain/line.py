@@ -21,6 +21,7 @@ class Source(StrEnum):
     HISTORY = "history"
     WAL = "wal"
     OBSERVED = "observed"
+    VERDICT = "verdict"
 
 
 class Weight(IntEnum):

@@ -29,6 +29,7 @@ Record = Mapping[str, Any]
 _MS_NS = 1_000_000
 _ENDING = frozenset({Signals.SIGKILL, Signals.SIGQUIT, Signals.SIGTERM, Signals.SIGABRT, Signals.SIGINT})
 _LONGEST_TEXT = 110
+_MOST_EVIDENCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,3 +265,14 @@ def observed_lines(operation: Operation, sightings: Iterable[tuple[Judgement, st
         )
         for judgement, found in sightings
     ]
+
+
+def evidence_lines(evidence: Sequence[str], crash_ns: int) -> list[Line]:
+    """The first lines that an oracle shows its failure with, each at the first time it names, or else at the crash."""
+    lines = []
+    for text in evidence[:_MOST_EVIDENCE]:
+        named = re.search(r"\bt=(\d+)", text)
+        said = shorten(re.sub(r"^t=\d+ ", "", text), _LONGEST_TEXT, placeholder=" …")
+        t_ns = crash_ns if named is None else int(named[1])
+        lines.append(Line(t_ns, Source.VERDICT, said, Weight.PLOT, about=named is None))
+    return lines

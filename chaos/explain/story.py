@@ -88,14 +88,11 @@ def _tell_finding(told: _Run, finding: Finding) -> list[str]:
     named = re.search(r"\boperation (\d+)\b", finding.message)
     if named is not None and told.has(int(named[1])):
         return told.tell_operation(int(named[1]))
-    said = f"{finding.message} (rule {finding.oracle}; {len(finding.evidence)} lines of evidence in the verdict)"
+    ending = f"why: {finding.message}; the evidence is the verdict's, and nothing more is derived from it"
     if finding.cycle is None:
-        return [
-            f"a failure of the run as a whole, rule {finding.oracle}",
-            *finding.evidence[: LINES - 2],
-            f"why: {said}",
-        ]
-    return told.tell_cycle(finding.cycle, f"cycle {finding.cycle}: rule {finding.oracle} was broken", f"why: {said}")
+        return [f"the rule {finding.oracle} was broken, in no cycle", *finding.evidence[: LINES - 2], ending]
+    title = f"cycle {finding.cycle}: the rule {finding.oracle} was broken"
+    return told.tell_cycle(finding.cycle, title, ending, finding.evidence)
 
 
 def recovery_text(recovery: Recovery) -> str:
@@ -143,16 +140,21 @@ class _Run:
         """Whether the history has this operation."""
         return operation in self._history(cycle_of(operation)).operations
 
-    def tell_cycle(self, number: int, title: str, ending: str) -> list[str]:
-        """One cycle's crash and recovery."""
+    def tell_cycle(self, number: int, title: str, ending: str, evidence: Sequence[str] = ()) -> list[str]:
+        """One cycle's crash and recovery, with an oracle's evidence laid beside it."""
         cycle = self.cycle(number)
         crash = self._crash(cycle)
         if crash is None:
-            return [title, "no blow landed in this cycle, so there is no crash to tell of", ending]
+            return [
+                title,
+                "no blow landed in this cycle, so there is no crash to tell of",
+                *evidence[: LINES - 3],
+                ending,
+            ]
         until = max((r["t"] for r in self._run.observed_records() if r["cycle"] == number), default=crash.over_ns)
         asked = self._history(number).operations.values()
         before = sources.acknowledged_lines(asked, Span(cycle.begin_ns, crash.struck_ns))
-        return self._story(title, crash, until, ending, before)
+        return self._story(title, crash, until, ending, [*before, *sources.evidence_lines(evidence, crash.struck_ns)])
 
     def tell_operation(self, number: int) -> list[str]:
         """One operation, from its invoke to the observation that says what became of it."""

@@ -14,7 +14,7 @@ import pytest
 
 from chaos.explain.line import LeftOut, Line, Source, Weight, as_text, choose, merge
 from chaos.explain.reasons import REASONS, Facts, explain
-from chaos.explain.sources import Span, log_entries, log_lines, wall_offset_ns
+from chaos.explain.sources import Span, evidence_lines, log_entries, log_lines, wall_offset_ns
 from chaos.explain.story import recovery_text
 from chaos.explain.trace import ROWS, Place, Trace, find
 from chaos.oracles.wal_replay import Redo
@@ -120,6 +120,13 @@ def test_the_log_is_aligned_and_no_line_of_it_stands_before_what_it_tells_of() -
 def test_a_log_of_other_starts_than_the_journal_is_not_aligned() -> None:
     assert wall_offset_ns(log_entries(LOG), JOURNAL[:1]) is None
     assert wall_offset_ns(log_entries(""), []) is None
+
+
+def test_an_oracles_evidence_stands_where_it_happened() -> None:
+    at, without = evidence_lines(["t=300 after cycle 1: no row", "backend (PID 8) lived"], 100)
+    assert (at.t_ns, at.text, at.about) == (300, "after cycle 1: no row", False)
+    assert (without.t_ns, without.text, without.about) == (100, "backend (PID 8) lived", True)
+    assert len(evidence_lines([f"line {n}" for n in range(100)], 0)) < 20, "room for the crash"
 
 
 # The WAL.
