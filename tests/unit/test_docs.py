@@ -19,6 +19,9 @@ import click
 import pytest
 
 from chaos.cli.main import crashbed
+from chaos.oracles import internal_error, observable, wal_replay
+from chaos.oracles.data import OF_LEDGER
+from chaos.oracles.registry import SUPERVISION
 from chaos.plan import parse_selector
 
 ROOT = Path(__file__).parents[2]
@@ -203,6 +206,13 @@ def test_the_readme_begins_with_the_two_commands() -> None:
     assert first is not None
     assert [line.split("#")[0].strip() for line in first[1].splitlines()] == ["make run", "make test"]
     assert text.index("make run") < text.index("\n## ")
+
+
+def test_the_readme_has_every_rule() -> None:
+    told = set(re.findall(r"^\| ([^|]+) \| [^|]+ \|$", README.read_text(), re.M))
+    assert {title for title, _ in OF_LEDGER.values()} - told == set()
+    others = (wal_replay.TITLE, observable.TITLE, internal_error.TITLE, *(oracle.title for oracle in SUPERVISION))
+    assert set(others) - told == set()
 
 
 def test_the_gate_runs_what_the_readme_says() -> None:
