@@ -125,6 +125,7 @@ class _Run:
         self._harness: list[Record] = list(run.harness_records())
         self._server: list[Record] = list(run.server_records())
         self._cycles = {cycle.cycle: cycle for cycle in cycles_of(self._harness)}
+        self._read: tuple[int, History] | None = None
 
     @cached_property
     def _evidence(self) -> Evidence:
@@ -229,8 +230,12 @@ class _Run:
     # What the run recorded.
 
     def _history(self, cycle: int) -> History:
-        readers = self._run.history_records()
-        return read_history((record for record in reader if cycle_of(record["op"]) == cycle) for reader in readers)
+        """One cycle's operations. A story needs those of one cycle only, so the last read is kept."""
+        if self._read is None or self._read[0] != cycle:
+            readers = self._run.history_records()
+            found = ((record for record in reader if cycle_of(record["op"]) == cycle) for reader in readers)
+            self._read = cycle, read_history(found)
+        return self._read[1]
 
     def _workload(self, cycle: int) -> str:
         begun = (r for r in self._harness if r["ev"] == "cycle_begin" and r["cycle"] == cycle)
