@@ -182,15 +182,15 @@ class _Run:
         if operation.answered_ns is None:
             title = f"operation {number}, cycle {cycle_of(number)}: no answer, {found}"
         workload = WORKLOADS[self._workload(cycle_of(number))]
-        until = last.t if last is not None else crash.over_ns if crash is not None else operation.invoked_ns
+        told_ns = operation.answered_ns or operation.invoked_ns
+        until = last.t if last is not None else crash.over_ns if crash is not None else told_ns
         lines = sources.history_lines(operation, trace)
         lines += sources.wal_lines(trace, facts.redo, crash.redo_ns if crash is not None else until)
         seen = [(at, workload.found(number, at.observation)) for _, _, at in entry.seen if at.t <= until]
         lines += sources.observed_lines(operation, seen, until)
         if crash is not None:
             others = (other for other in history.operations.values() if other.operation != number)
-            since = operation.invoked_ns if operation.answered_ns is None else operation.answered_ns
-            lines += sources.acknowledged_lines(others, Span(since, crash.struck_ns))
+            lines += sources.acknowledged_lines(others, Span(told_ns, crash.struck_ns))
         return self._story(title, crash, until, f"why: {reasons.explain(facts)}", lines)
 
     def _story(self, title: str, crash: Crash | None, until_ns: int, ending: str, own: Sequence[Line]) -> list[str]:
