@@ -66,6 +66,7 @@ class DataJudgement:
 class _Cycle:
     cycle: int
     epoch: int
+    workload: str | None
     begin_ns: int
     end_ns: int | None
     kill_ns: int | None
@@ -100,7 +101,12 @@ def judge_latest(run: RunDirectory, workloads: Mapping[str, Workload]) -> DataJu
         timeline = _timeline(run.harness_records())
         epoch = next((cycle.epoch for cycle in timeline if cycle.cycle == record["cycle"]), None)
         first = cycle_of(record["observation"]["after"]) + 1
-        judging.epoch([c for c in timeline if c.epoch == epoch and first <= c.cycle <= record["cycle"]], [record])
+        covered = [
+            c
+            for c in timeline
+            if c.epoch == epoch and first <= c.cycle <= record["cycle"] and c.workload in (None, record["workload"])
+        ]
+        judging.epoch(covered, [record])
     return judging.done()
 
 
@@ -158,12 +164,13 @@ class _Judging:
         judged: set[int] = set()
         for name in sorted({record["workload"] for record in observed}):
             workload = self._workloads[name]
+            own = _of_workload(history, timeline, name)
             ledger = Ledger(
                 workload,
                 [
                     judge_observation(
                         workload,
-                        history,
+                        own,
                         first_cycle=timeline[0].cycle,
                         cycle=record["cycle"],
                         t=record["t"],
@@ -173,7 +180,7 @@ class _Judging:
                     if record["workload"] == name
                 ],
             )
-            judged.update(ledger.entries)
+            judged.update(ledger.covered)
             for oracle, (_, judge) in OF_LEDGER.items():
                 self._counts[oracle].append(judge(ledger))
             self._ledgers.append(totals([ledger]))
@@ -236,21 +243,29 @@ def count_cycles(
 
 def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
     """The cycles of a run in their order. The kill is the first fault that landed."""
-    begun: dict[int, tuple[int, int]] = {}
+    begun: dict[int, tuple[int, str | None, int]] = {}
     killed: dict[int, int] = {}
     ended: dict[int, int] = {}
     for record in harness:
         match record.get("ev"):
             case "cycle_begin":
-                begun[record["cycle"]] = (record.get("epoch", 0), record["t"])
+                workload = record.get("plan", {}).get("workload")
+                begun[record["cycle"]] = (record.get("epoch", 0), workload, record["t"])
             case "fault" if record.get("outcome") != "missed":
                 killed.setdefault(record["cycle"], record["t"])
             case "cycle_end":
                 ended[record["cycle"]] = record["t"]
     return [
-        _Cycle(cycle, epoch, begin_ns, ended.get(cycle), killed.get(cycle))
-        for cycle, (epoch, begin_ns) in sorted(begun.items())
+        _Cycle(cycle, epoch, workload, begin_ns, ended.get(cycle), killed.get(cycle))
+        for cycle, (epoch, workload, begin_ns) in sorted(begun.items())
     ]
+
+
+def _of_workload(history: History, timeline: Iterable[_Cycle], workload: str) -> History:
+    """The part of a history that a workload's own cycles made; a cycle that does not name one is everybody's."""
+    others = {cycle.cycle for cycle in timeline if cycle.workload not in (None, workload)}
+    operations = {id_: operation for id_, operation in history.operations.items() if cycle_of(id_) not in others}
+    return History(operations, history.contradictions, history.contradicted)
 
 
 def _sum(ledgers: Sequence[report.Ledger]) -> report.Ledger:
