@@ -236,7 +236,7 @@ class Append:
         """Each slot's lists are there from the one open before to the one open now, and continue what was there."""
         seen = _read_observation(observation)
         texts = list(self._check_keys(seen))
-        now = {key: elements for key, elements in (*seen.closed, *seen.open)}
+        now = dict((*seen.closed, *seen.open))
         for key, before in seen.base:
             elements = now.get(key)
             if elements is not None and elements[: len(before)] != before:
@@ -280,9 +280,10 @@ class Append:
         yield from (f"list {key} was never opened" for key in sorted(times.keys() - known) if key % self.slots in last)
 
     def lists(self, observation: Observation) -> Mapping[int, Sequence[int]]:
-        """The observed lists by key."""
+        """The observed lists by key, and those that were open before: one that was full and is closed since is not
+        observed again."""
         seen = _read_observation(observation)
-        return dict((*seen.closed, *seen.open))
+        return dict((*seen.base, *seen.closed, *seen.open))
 
     def found(self, operation: int, observation: Observation) -> str:
         """Where the elements of one operation are, in words."""

@@ -1,6 +1,6 @@
 """The oracles of data over a run directory: an epoch at a time, so that memory does not grow with a campaign.
 
-Owns which files and observations belong to which epoch, the names of the five oracles and their answers, and
+Owns which files and observations belong to which epoch, the names of the oracles and their answers, and
 the counts that say whether a cycle proves anything. It reads the directory alone: judging again with newer
 code needs no server. Two ways in: `judge_run` judges everything; `judge_latest` judges the last observation
 by itself, at a cost that does not depend on how many there were before.
@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from chaos.oracles import atomicity, durability, invariant, resurrection, wal_replay
+from chaos.oracles import atomicity, durability, invariant, isolation, resurrection, wal_replay
 from chaos.oracles.ledger import Count, Ledger, add, judge_observation, totals
 from chaos.oracles.oracle import OracleResult
 from reports import verdict as report
@@ -33,7 +33,8 @@ OF_LEDGER: Mapping[str, tuple[str, Callable[[Ledger], Count]]] = {
     resurrection.NAME: (resurrection.TITLE, resurrection.judge),
     invariant.NAME: (invariant.TITLE, invariant.judge),
 }
-NAMES = (*OF_LEDGER, wal_replay.NAME)
+OF_EVERY_WORKLOAD = (*OF_LEDGER, wal_replay.NAME)
+NAMES = (*OF_EVERY_WORKLOAD, isolation.NAME)
 
 Record = Mapping[str, Any]
 
@@ -78,7 +79,7 @@ def judge_run(run: RunDirectory, workloads: Mapping[str, Workload]) -> DataJudge
     Raises RunDirectoryError for files that cannot be read, KeyError for a workload that is not given.
     """
     timeline = _timeline(run.harness_records())
-    judging = _Judging(run, workloads, NAMES)
+    judging = _Judging(run, workloads, OF_EVERY_WORKLOAD)
     epoch_of = {cycle.cycle: cycle.epoch for cycle in timeline}
     left = {epoch: [cycle for cycle in timeline if cycle.epoch == epoch] for epoch in epoch_of.values()}
     for epoch, observed in groupby(run.observed_records(), key=lambda record: epoch_of.get(record["cycle"])):
@@ -183,6 +184,9 @@ class _Judging:
             judged.update(ledger.covered)
             for oracle, (_, judge) in OF_LEDGER.items():
                 self._counts[oracle].append(judge(ledger))
+            isolated = isolation.judge(ledger)
+            if isolated is not None:
+                self._counts.setdefault(isolation.NAME, []).append(isolated)
             self._ledgers.append(totals([ledger]))
         if wal_replay.NAME in self._counts:
             numbers = {cycle.cycle for cycle in timeline}
@@ -193,7 +197,8 @@ class _Judging:
 
     def done(self) -> DataJudgement:
         """What it came to."""
-        titles = {name: title for name, (title, _) in OF_LEDGER.items()} | {wal_replay.NAME: wal_replay.TITLE}
+        titles = {name: title for name, (title, _) in OF_LEDGER.items()}
+        titles |= {wal_replay.NAME: wal_replay.TITLE, isolation.NAME: isolation.TITLE}
         results = tuple(add(counts).result(name, titles[name]) for name, counts in self._counts.items())
         return DataJudgement(results, _sum(self._ledgers), self._cycles)
 

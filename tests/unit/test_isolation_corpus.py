@@ -1,0 +1,301 @@
+"""Histories with one fault each, and histories with none: what the oracle of isolation says of every one of them.
+
+What could go wrong: a checker that cries wolf over what a level allows (write skew, a lost update at READ COMMITTED)
+or over what a crash leaves (transactions that nobody answered), and one that cannot see. So each anomaly is planted in
+several ways and must be found under its own name and no other; and for each history that is good a neighbour is bad.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos.oracles.isolation import examine
+from chaos.oracles.isolation_levels import Anomaly
+from tests.support.list_history import parse
+
+GOOD = {
+    "one after the other": """
+        x: 1 2
+        T1 rr ok: append x
+        T2 rr ok: read x = 1, append x, read x = 1 2
+        T3 rc ok: read x = 1 2""",
+    "an empty list is read before anybody writes": """
+        x: 2
+        T1 rr ok: read x =, read y =
+        T2 rr ok: append x""",
+    "write skew is not forbidden to snapshots": """
+        x: 1
+        y: 2
+        T1 rr ok: read y =, append x
+        T2 rr ok: read x =, append y""",
+    "write skew of three": """
+        x: 1
+        y: 2
+        z: 3
+        T1 rr ok: read y =, append x
+        T2 rr ok: read z =, append y
+        T3 rr ok: read x =, append z""",
+    "the read-only anomaly of snapshots": """
+        x: 1
+        y: 2
+        T1 rr ok: read y =, append x
+        T2 rr ok: read x =, append y
+        T3 rr ok: read y = 2, read x =""",
+    "a lost update is allowed at read committed": """
+        x: 2 1
+        T1 rc ok: read x =, append x
+        T2 rr ok: append x""",
+    "a read that does not repeat is allowed at read committed": """
+        x: 1 2
+        T1 rc ok: append x
+        T2 rc ok: append x
+        T3 rc ok: read x =, read x = 1, read x = 1 2""",
+    "read skew is allowed at read committed": """
+        x: 1
+        y: 1
+        T1 rr ok: append x, append y
+        T2 rc ok: read x =, read y = 1""",
+    "two levels side by side": """
+        x: 1 3
+        y: 2 3
+        T1 rr ok: read y =, append x
+        T2 rc ok: read x =, append y
+        T3 rc ok: read x = 1, append x, append y
+        T4 rr ok: read x = 1, read y = 2""",
+    "two appends of one transaction": """
+        x: 1 1' 2
+        T1 rr ok: append x, append x, read x = 1 1'
+        T2 rc ok: read x = 1 1', append x""",
+    "an own append between two reads": """
+        x: 1 2
+        T1 rr ok: append x
+        T2 rr ok: read x = 1, append x, read x = 1 2, read y =""",
+    "nobody answered and it is there": """
+        x: 1 2
+        T1 rr unknown: append x
+        T2 rr ok: read x = 1, append x""",
+    "nobody answered and it is gone": """
+        x: 2
+        T1 rr unknown: append x
+        T2 rr ok: read x =, append x""",
+    "a crash took some and left some": """
+        x: 1 3
+        y: 4
+        T1 rr ok: append x
+        T2 rr unknown: read x = 1, append y
+        T3 rc unknown: append x, append z
+        T4 rr ok: read x = 1 3, read y =, append y
+        T5 rr fail: append x
+        T6 rr rollback: append y""",
+    "a failed one that nobody saw": """
+        x: 2
+        T1 rc fail: append x
+        T2 rc ok: append x, read x = 2""",
+    "lists older than the history": """
+        x: 0 1
+        y: 0
+        T1 rr ok: read x = 0, append x, read y = 0
+        T2 rr ok: read x = 0, read y = 0""",
+    "acknowledged, read and lost is a matter of durability": """
+        x: 3
+        T1 rr ok: append x
+        T2 rr ok: read x = 1
+        T3 rr ok: read x =, append x""",
+    "risen and unread is a matter of resurrection": """
+        x: 1
+        T1 rr rollback: append x
+        T2 rr ok: read x =, read y =""",
+    "an element that is there twice is a matter of atomicity": """
+        x: 1 2 1
+        T1 rr ok: append x
+        T2 rr ok: append x""",
+}
+
+BAD = {
+    "two lists written in two orders": (Anomaly.G0, """
+        x: 1 2
+        y: 2 1
+        T1 rc ok: append x, append y
+        T2 rc ok: append x, append y"""),
+    "one list written in turns": (Anomaly.G0, """
+        x: 1 2 1'
+        T1 rr ok: append x, append x
+        T2 rc ok: append x"""),
+    "three lists written in a ring": (Anomaly.G0, """
+        x: 1 2
+        y: 2 3
+        z: 3 1
+        T1 rc ok: append x, append z
+        T2 rr ok: append x, append y
+        T3 rc ok: append y, append z"""),
+    "written in two orders by one that nobody answered": (Anomaly.G0, """
+        x: 1 2
+        y: 2 1
+        T1 rc unknown: append x, append y
+        T2 rc ok: append x, append y"""),
+    "read of one that failed": (Anomaly.G1A, """
+        x: 2
+        T1 rc fail: append x
+        T2 rc ok: append x
+        T3 rc ok: read x = 1"""),
+    "read of one that was rolled back, in the middle": (Anomaly.G1A, """
+        x: 2 3
+        T1 rr rollback: append x
+        T2 rr ok: append x
+        T3 rr ok: append x
+        T4 rr ok: read x = 2 1 3"""),
+    "read of one that a crash took": (Anomaly.G1A, """
+        x:
+        T1 rr unknown: append x
+        T2 rr ok: read x = 1"""),
+    "read of one that failed and rose again": (Anomaly.G1A, """
+        x: 1
+        T1 rr fail: append x
+        T2 rc ok: read x = 1"""),
+    "read of one that was never invoked": (Anomaly.G1A, """
+        x: 2
+        T2 rc ok: append x
+        T3 rc ok: read x = 2 0"""),
+    "read between two appends": (Anomaly.G1B, """
+        x: 1 1'
+        T1 rc ok: append x, append x
+        T2 rc ok: read x = 1"""),
+    "snapshot between two appends": (Anomaly.G1B, """
+        x: 0 1 1' 1''
+        T1 rr ok: append x, append x, append x
+        T2 rr ok: read x = 0 1 1'"""),
+    "read between two appends of one that nobody answered": (Anomaly.G1B, """
+        x: 2 1 1'
+        T1 rc unknown: append x, append x
+        T2 rc ok: append x
+        T3 rc ok: read x = 2 1"""),
+    "two that read each other": (Anomaly.G1C, """
+        x: 1
+        y: 2
+        T1 rc ok: append x, read y = 2
+        T2 rc ok: append y, read x = 1"""),
+    "one that read what was written after it": (Anomaly.G1C, """
+        x: 1 2
+        y: 2
+        T1 rr ok: append x, read y = 2
+        T2 rr ok: append x, append y"""),
+    "three that read in a ring": (Anomaly.G1C, """
+        x: 1
+        y: 2
+        z: 3
+        T1 rc ok: append x, read z = 3
+        T2 rr ok: append y, read x = 1
+        T3 rc ok: append z, read y = 2"""),
+    "own append not seen": (Anomaly.INTERNAL, """
+        x: 1 2
+        T1 rc ok: append x
+        T2 rc ok: append x, read x = 1"""),
+    "own append seen and another after it": (Anomaly.INTERNAL, """
+        x: 1 2
+        T1 rr ok: append x, read x = 1 2
+        T2 rr unknown: append x"""),
+    "own append seen before it was made": (Anomaly.INTERNAL, """
+        x: 1
+        T1 rr ok: read x = 1, append x"""),
+    "only the first of two own appends seen": (Anomaly.INTERNAL, """
+        x: 1 1'
+        T1 rc ok: append x, append x, read x = 1"""),
+    "read in another order": (Anomaly.INCOMPATIBLE_ORDER, """
+        x: 1 2
+        T1 rc ok: append x
+        T2 rc ok: append x
+        T3 rc ok: read x = 2 1"""),
+    "read with one left out": (Anomaly.INCOMPATIBLE_ORDER, """
+        x: 1 2 3
+        T1 rc ok: append x
+        T2 rc ok: append x
+        T3 rc ok: append x
+        T4 rr ok: read x = 1 3"""),
+    "read with an element twice": (Anomaly.INCOMPATIBLE_ORDER, """
+        x: 1 2
+        T1 rc ok: append x
+        T2 rc ok: append x
+        T3 rc ok: read x = 1 1"""),
+    "two updates of one version": (Anomaly.LOST_UPDATE, """
+        x: 0 1 2
+        T1 rr ok: read x = 0, append x
+        T2 rr ok: read x = 0, append x"""),
+    "an update over one at read committed": (Anomaly.LOST_UPDATE, """
+        x: 1 2
+        T1 rc ok: append x
+        T2 rr ok: read x =, append x"""),
+    "an update over two others": (Anomaly.LOST_UPDATE, """
+        x: 1 2 3
+        T1 rc ok: append x
+        T2 rc ok: append x
+        T3 rr ok: read x =, append x"""),
+    "an update over one that nobody answered": (Anomaly.LOST_UPDATE, """
+        x: 1 2
+        T1 rr unknown: append x
+        T2 rr ok: read x =, append x"""),
+    "read skew": (Anomaly.G_SINGLE, """
+        x: 1
+        y: 1
+        T1 rr ok: append x, append y
+        T2 rr ok: read x =, read y = 1"""),
+    "read skew, its writer at read committed": (Anomaly.G_SINGLE, """
+        x: 1
+        y: 1
+        T1 rc ok: append x, append y
+        T2 rr ok: read y = 1, read x ="""),
+    "a read that does not repeat": (Anomaly.G_SINGLE, """
+        x: 1
+        T1 rc ok: append x
+        T2 rr ok: read x =, read x = 1"""),
+    "a snapshot that sees the effect and not the cause": (Anomaly.G_SINGLE, """
+        x: 1
+        y: 2
+        T1 rc ok: append x
+        T2 rc ok: read x = 1, append y
+        T3 rr ok: read y = 2, read x ="""),
+    "a write over what the snapshot missed": (Anomaly.G_SINGLE, """
+        x: 1
+        y: 1 2
+        T1 rr ok: append x, append y
+        T2 rr ok: read x =, append y"""),
+    "two snapshots that saw two writers in two orders": (Anomaly.G_NONADJACENT, """
+        x: 1
+        y: 2
+        T1 rr ok: append x
+        T2 rr ok: append y
+        T3 rr ok: read x = 1, read y =
+        T4 rr ok: read x =, read y = 2"""),
+    "the same, their writers at read committed": (Anomaly.G_NONADJACENT, """
+        x: 0 1
+        y: 0 2
+        T1 rc ok: append x
+        T2 rc unknown: append y
+        T3 rr ok: read x = 0 1, read y = 0
+        T4 rr ok: read x = 0, read y = 0 2"""),
+    "the same, the one snapshot writes over the first": (Anomaly.G_NONADJACENT, """
+        x: 1 3
+        y: 2
+        T1 rr ok: append x
+        T2 rr ok: append y
+        T3 rr ok: append x, read y =
+        T4 rr ok: read x =, read y = 2"""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", GOOD.values(), ids=GOOD.keys())
+def test_a_good_history_is_not_flagged(text: str) -> None:
+    found = examine(*parse(text))
+    assert found.misreads == ()
+    assert found.cycles == []
+
+
+@pytest.mark.parametrize(("anomaly", "text"), BAD.values(), ids=BAD.keys())
+def test_a_bad_history_is_called_by_its_name(anomaly: Anomaly, text: str) -> None:
+    found = examine(*parse(text))
+    assert {misread.anomaly for misread in found.misreads} | {cycle.anomaly for cycle in found.cycles} == {anomaly}
+    assert found.trials >= len(found.misreads) + len(found.cycles)
+
+
+@pytest.mark.parametrize("anomaly", list(Anomaly))
+def test_every_anomaly_is_planted_at_least_three_ways(anomaly: Anomaly) -> None:
+    assert sum(planted is anomaly for planted, _ in BAD.values()) >= 3
