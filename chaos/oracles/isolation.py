@@ -134,7 +134,7 @@ def _edge_in_words(dependencies: Dependencies, kind: int, first: tuple[str, int]
     if kind == WW:
         return f"{earlier} appended to list {key} before {later} appended {elements[place]} to it (ww)"
     if kind == WR:
-        return f"{later} read list {key} = {_show(elements[: place + 1])}, of which {earlier} appended the last (wr)"
+        return f"{later} read list {key} with {elements[place]} in it, which {earlier} had appended (wr)"
     return f"{earlier} read list {key} = {_show(elements[:place])} before {later} appended {elements[place]} to it (rw)"
 
 
@@ -157,9 +157,9 @@ def _witness(dependencies: Dependencies, kind: int, node: int, target: int) -> t
             writers = dependencies.writers.get(key, ())
             there = set(lists.get(key, ()))
             length = sum(element in there for element in what)
-            while kind == RW and length < len(writers) and writers[length] < 0:
-                length += 1
-            place = length - 1 if kind == WR else length
+            step, place = (-1, length - 1) if kind == WR else (1, length)
+            while 0 <= place < len(writers) and writers[place] < 0:
+                place += step
             if 0 <= place < len(writers) and writers[place] == wanted:
                 return key, place
     raise AssertionError(f"no list shows the edge from node {node} to node {target}")

@@ -12,7 +12,7 @@ A list's order is the order of its versions, and an element names its writer, so
 An operation counts as committed if one of its elements is in a list, whatever its client was told: of one that
 nobody answered nothing else can be known, and that a failed one is there is resurrection's to tell. One that was
 told ok and whose elements are gone is durability's. A read that is wrong by itself gives no edges: it is told as such. Elements of operations that are not given (older ones, those
-whose records contradict each other) have no node, and an element that is there twice counts once.
+whose records contradict each other) have no node, and an element that is there twice counts where it is first.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Misread(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """The graph over `operations`. `writers` has, by key, the node that wrote each element, or -1."""
+    """The graph over `operations`. `writers` has, by key, the node that wrote each element of `lists`, or -1."""
 
     operations: Sequence[Operation]
     lists: Lists
@@ -84,7 +84,8 @@ def depend(operations: Iterable[Operation], lists: Lists) -> Dependencies:
         if operation.read is not None and operation.outcome is Outcome.OK:
             reading.read(node, operation)
     writers = {key: history.writers for key, history in histories.items()}
-    return Dependencies(nodes, lists, writers, edges, tuple(dict.fromkeys(reading.misreads)))
+    whole = {key: history.elements for key, history in histories.items()}
+    return Dependencies(nodes, whole, writers, edges, tuple(dict.fromkeys(reading.misreads)))
 
 
 class _ListHistory:
@@ -93,14 +94,9 @@ class _ListHistory:
     __slots__ = ("aborted", "elements", "unfinished", "writers")
 
     def __init__(self, elements: Sequence[int], nodes: Sequence[Operation], node_of: Mapping[int, int]) -> None:
-        self.elements = elements if isinstance(elements, list) else list(elements)
-        self.writers = [node_of.get(writer_of(element), -1) for element in elements]
-        if len(set(elements)) < len(elements):
-            seen: set[int] = set()
-            for place, element in enumerate(elements):
-                if element in seen:
-                    self.writers[place] = -1
-                seen.add(element)
+        # An element that is there twice is atomicity's to tell; no read that saw it twice is right.
+        self.elements = list(dict.fromkeys(elements))
+        self.writers = [node_of.get(writer_of(element), -1) for element in self.elements]
         # Places of elements that should not be there, and of those whose writer has a later one in this list.
         self.aborted = [
             p for p, writer in enumerate(self.writers) if writer >= 0 and not nodes[writer].may_be_committed
@@ -169,13 +165,16 @@ class _Reading:
                 self.misreads.append(misread)
                 continue
             writers = history.writers
-            if depends and length and (writer := writers[length - 1]) >= 0 and writer != node:
-                edges[writer].append(node << 2 | WR)
-            if anti_depends:
-                while length < len(writers) and writers[length] < 0:
-                    length += 1
-                if length < len(writers) and writers[length] != node:
-                    edges[node].append(writers[length] << 2 | RW)
+            # Of what nobody wrote that is known here it is known that it lies between: what is on its other side counts.
+            last, following = length - 1, length
+            while last >= 0 and writers[last] < 0:
+                last -= 1
+            if depends and last >= 0 and writers[last] != node:
+                edges[writers[last]].append(node << 2 | WR)
+            while following < len(writers) and writers[following] < 0:
+                following += 1
+            if anti_depends and following < len(writers) and writers[following] != node:
+                edges[node].append(writers[following] << 2 | RW)
 
     def _compare(self, node: int, key: int, what: Sequence[int], history: _ListHistory) -> tuple[Misread | None, int]:
         """What is wrong with a read that is no beginning of the list as it was in the end, or the version it saw.

@@ -27,10 +27,8 @@ class Findings:
 def check(operations: Iterable[Operation], lists: Mapping[int, Sequence[int]]) -> Findings:
     """Operations, and the lists as they were in the end."""
     known = {operation.operation: operation for operation in operations}
-    orders = {
-        key: [e for at, e in enumerate(elements) if e // 4 in known and e not in elements[:at]]
-        for key, elements in lists.items()
-    }
+    finals = {key: list(dict.fromkeys(elements)) for key, elements in lists.items()}
+    orders = {key: [e for e in final if e // 4 in known] for key, final in finals.items()}
     ww: Pairs = {(order[i] // 4, order[i + 1] // 4) for order in orders.values() for i in range(len(order) - 1)}
     wr: Pairs = set()
     rw: Pairs = set()
@@ -43,13 +41,13 @@ def check(operations: Iterable[Operation], lists: Mapping[int, Sequence[int]]) -
             if isinstance(read, int):
                 continue
             own = [e for k, e in operation.read[:step] if k == key and isinstance(e, int)]
-            wrong = _wrong(known, me, own, read, list(lists.get(key, ())))
+            wrong = _wrong(known, me, own, read, finals.get(key, []))
             if wrong:
                 misread[me] = misread.get(me, frozenset()) | wrong
                 continue
-            order, final = orders.get(key, []), list(lists.get(key, ()))
-            seen = [e for e in read if e in final]
-            if seen and seen[-1] in order:
+            order = orders.get(key, [])
+            seen = [e for e in read if e in order]
+            if seen:
                 wr.add((seen[-1] // 4, me))
             later = [e for e in order if e not in seen]
             if later and operation.values["isolation"] == "repeatable read":
