@@ -51,7 +51,7 @@ def judge(ledger: Ledger) -> Count | None:
         lists.update(observed)
         operations.update(judgement.operations)
     found = examine(operations.values(), lists)
-    return tell(_stories(found), found.trials)
+    return tell(stories(found), found.trials)
 
 
 def examine(operations: Iterable[Operation], lists: Lists) -> Isolation:
@@ -61,7 +61,10 @@ def examine(operations: Iterable[Operation], lists: Lists) -> Isolation:
     """
     dependencies = depend(operations, lists)
     cycles = [
-        replace(cycle, anomaly=Anomaly.LOST_UPDATE) if _is_lost_update(dependencies, cycle) else cycle
+        _turned(
+            dependencies,
+            replace(cycle, anomaly=Anomaly.LOST_UPDATE) if _is_lost_update(dependencies, cycle) else cycle,
+        )
         for cycle in forbidden_cycles(dependencies.edges)
     ]
     misreads = dependencies.misreads
@@ -71,7 +74,18 @@ def examine(operations: Iterable[Operation], lists: Lists) -> Isolation:
     return Isolation(dependencies, misreads, cycles, max(len(concerned), len(misreads) + len(cycles)))
 
 
-def _stories(found: Isolation) -> Iterator[Story]:
+def _turned(dependencies: Dependencies, cycle: Cycle) -> Cycle:
+    """The cycle from the transaction on that is misled, or else from the one that was invoked first."""
+    if RW in cycle.kinds:
+        at = cycle.kinds.index(RW)
+    else:
+        at = min(range(len(cycle.nodes)), key=lambda at: dependencies.operations[cycle.nodes[at]].invoked_ns)
+    nodes, kinds = cycle.nodes, cycle.kinds
+    return replace(cycle, nodes=nodes[at:] + nodes[:at], kinds=kinds[at:] + kinds[:at])
+
+
+def stories(found: Isolation) -> Iterator[Story]:
+    """Each failure, with what finds the lines that show it."""
     operations = found.dependencies.operations
     for misread in found.misreads:
         operation = operations[misread.reader]
@@ -110,7 +124,7 @@ def _misread_in_words(dependencies: Dependencies, misread: Misread) -> tuple[str
         lines += [f"element {misread.element} is of T2", known]
     mine = [f"T1 appended {what} to list {key}" for key, what in reader.read if _is_int(what)]
     ending = dependencies.lists.get(misread.key, ())
-    return (*lines, *mine, f"in the end list {misread.key} has {len(ending)} elements: {_show(ending)}")
+    return (*lines, *mine, f"in the end list {misread.key} = {_show(ending)}")
 
 
 def _cycle_in_words(dependencies: Dependencies, cycle: Cycle) -> tuple[str, ...]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.oracles.isolation import examine
+from chaos.oracles.isolation import examine, stories
 from chaos.oracles.isolation_levels import Anomaly
-from tests.support.list_history import parse
+from tests.support.list_history import operation, parse
+from workloads.append import element_of
 
 GOOD = {
     "one after the other": """
@@ -299,3 +300,60 @@ def test_a_bad_history_is_called_by_its_name(anomaly: Anomaly, text: str) -> Non
 @pytest.mark.parametrize("anomaly", list(Anomaly))
 def test_every_anomaly_is_planted_at_least_three_ways(anomaly: Anomaly) -> None:
     assert sum(planted is anomaly for planted, _ in BAD.values()) >= 3
+
+
+def test_a_cycle_is_told_in_words() -> None:
+    _, text = BAD["a snapshot that sees the effect and not the cause"]
+    operations, lists = parse(text)
+    ((cycle, t, message, evidence),) = stories(examine(operations, lists))
+    assert (cycle, t) == (0, 7), "the last answer of those in it"
+    assert message == "G-single, a transaction saw one part of the past and missed another: operations 3, 1, 2"
+    assert evidence() == (
+        "T1 is operation 3 (read, repeatable read), worker 3, process 7, from t=6 on; told ok",
+        "T2 is operation 1 (append, read committed), worker 1, process 7, from t=2 on; told ok",
+        "T3 is operation 2 (append, read committed), worker 2, process 7, from t=4 on; told ok",
+        "T1 read list 0 = [] before T2 appended 4 to it (rw)",
+        "T3 read list 0 with 4 in it, which T2 had appended (wr)",
+        "T1 read list 1 with 9 in it, which T3 had appended (wr)",
+        "so T1 comes before itself",
+    )
+
+
+def test_a_wrong_read_is_told_in_words() -> None:
+    _, text = BAD["read of one that a crash took"]
+    ((_, _, message, evidence),) = stories(examine(*parse(text)))
+    assert message == "G1a, a read saw what never committed: operation 2 (repeatable read) in list 0"
+    assert evidence() == (
+        "T1 is operation 2 (read, repeatable read), worker 2, process 7, from t=4 on; told ok",
+        "T1 read list 0 = [4]",
+        "element 4 is of T2",
+        "T2 is operation 1 (append, repeatable read), worker 1, process 7, from t=2 on; told nothing",
+        "in the end list 0 = []",
+    )
+
+
+@pytest.mark.parametrize("text", [text for _, text in BAD.values()], ids=BAD.keys())
+def test_every_finding_has_its_words(text: str) -> None:
+    for _, _, message, evidence in stories(examine(*parse(text))):
+        assert "operation" in message
+        assert len(evidence()) >= 3
+
+
+def test_a_knot_of_many_is_told_once_by_its_shortest_cycle() -> None:
+    """A ring of 500 that nobody could read, with a chord that makes two of them a circle of their own."""
+    count = 500
+    steps = [
+        [(number, None), ((number + 1) % count, [element_of(1 + (number + 1) % count, 0)])] for number in range(count)
+    ]
+    steps[7].append((6, [element_of(7, 0)]))
+    operations = [operation(1 + number, "read committed", "ok", done) for number, done in enumerate(steps)]
+    lists = {number: [element_of(1 + number, 0)] for number in range(count)}
+    (cycle,) = examine(operations, lists).cycles
+    assert len(cycle.knot) == count
+    assert {operations[node].operation for node in cycle.nodes} == {7, 8}
+
+
+def test_a_level_that_the_table_has_not_is_refused() -> None:
+    operations = [operation(1, "chaos", "ok", [(0, [])])]
+    with pytest.raises(ValueError, match="no isolation level 'chaos'; there are read committed, repeatable read"):
+        examine(operations, {})
