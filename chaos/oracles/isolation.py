@@ -159,7 +159,10 @@ def _witness(dependencies: Dependencies, kind: int, node: int, target: int) -> t
     """
     operations, lists = dependencies.operations, dependencies.lists
     if kind == WW:
-        for key, writers in dependencies.writers.items():
+        # Who was told ok has said to which lists it appended.
+        keys = [key for key, what in operations[node].read or () if _is_int(what)]
+        for key in keys or dependencies.writers:
+            writers = dependencies.writers.get(key, ())
             known = [place for place, writer in enumerate(writers) if writer >= 0]
             for place, following in pairwise(known):
                 if writers[place] == node and writers[following] == target:
