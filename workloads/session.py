@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 Row = tuple[Any, ...]
-"""A row in column order. Values are bool, int, float, str, bytes or None."""
+"""A row in column order. Values are bool, int, float, str, bytes, Decimal, aware datetime or None."""
 
 
 READ_COMMITTED = "read committed"

@@ -385,7 +385,7 @@ def test_a_prepared_statement_outlives_sync_and_its_portal_does_not(talk: Conver
         ([client.parse("SHOW a", "s"), client.parse("SHOW a", "s")], "42P05"),
         ([client.parse("SHOW a; SHOW b")], "42601"),
         ([client.parse("BEGIN")], "0A000"),
-        ([client.parse("CALL note($1)", types=[1700])], "0A000"),
+        ([client.parse("CALL note($1)", types=[1082])], "0A000"),
         ([client.bind()], "26000"),
         ([client.parse("CALL note($1)"), client.bind()], "08P01"),
         ([client.parse("CALL note($1)"), client.bind([b"1"], formats=[0, 0])], "08P01"),
