@@ -26,7 +26,7 @@ from workloads.workload import Operation, cycle_of
 NAME = "isolation"
 TITLE = "transactions saw of each other what their isolation levels allow"
 
-_SHOWN = 4
+_SHOWN = 2
 """How many elements of a list a sentence shows: its last ones."""
 
 
@@ -97,9 +97,9 @@ def stories(found: Isolation) -> Iterator[Story]:
         yield cycle_of(operation.operation), _end_of(operation), message, evidence
     for cycle in found.cycles:
         last = max((operations[node] for node in cycle.nodes), key=_end_of)
-        names = ", ".join(str(operations[node].operation) for node in cycle.nodes)
+        names = ", ".join(f"T{at} is {operations[node].operation}" for at, node in enumerate(cycle.nodes, start=1))
         more = f"; {len(cycle.knot)} transactions are in the knot" if len(cycle.knot) > len(cycle.nodes) else ""
-        message = f"{cycle.anomaly}, {cycle.anomaly.meaning}: operations {names}{more}"
+        message = f"{cycle.anomaly}, {cycle.anomaly.meaning}: {names}{more}"
         evidence = partial(_cycle_in_words, found.dependencies, cycle)
         yield cycle_of(last.operation), _end_of(last), message, evidence
 
@@ -138,7 +138,8 @@ def _cycle_in_words(dependencies: Dependencies, cycle: Cycle) -> tuple[str, ...]
         )
         for at, (node, kind) in enumerate(zip(cycle.nodes, cycle.kinds, strict=True))
     ]
-    return (*introductions, *sentences, f"so {names[0]} comes before itself")
+    # What happened first: who shows but a few lines of evidence has the names from the message.
+    return (*sentences, f"so {names[0]} comes before itself", *introductions)
 
 
 def _edge_in_words(dependencies: Dependencies, kind: int, first: tuple[str, int], then: tuple[str, int]) -> str:
@@ -194,8 +195,8 @@ def _is_lost_update(dependencies: Dependencies, cycle: Cycle) -> bool:
 def _introduce(name: str, operation: Operation) -> str:
     told = operation.outcome.value if operation.answered_ns is not None else "nothing"
     return (
-        f"{name} is operation {operation.operation} ({operation.kind}, {level_of(operation)}), worker "
-        f"{operation.worker}, process {operation.pid}, from t={operation.invoked_ns} on; told {told}"
+        f"t={operation.invoked_ns} process {operation.pid}, worker {operation.worker}: {name} is {operation.kind} "
+        f"{operation.operation} ({level_of(operation)}), told {told}"
     )
 
 

@@ -16,7 +16,7 @@ from chaos.defects.defect import Edit
 from chaos.oracles import isolation
 from chaos.oracles.isolation_levels import Anomaly
 from reports.verdict import OracleStatus, Status
-from tests.support.campaigns import Bed, bed, plans_of
+from tests.support.campaigns import Bed, Ended, bed, plans_of
 
 pytestmark = pytest.mark.live
 
@@ -56,8 +56,8 @@ def test_two_workloads_side_by_side_are_held(place: Bed) -> None:
     assert "--workload bank,append" in done.last_line
 
 
-def broken(place: Bed, edits: tuple[Edit, ...]) -> tuple[set[Anomaly], set[str]]:
-    """Run a server with these edits; the anomalies that were found, and the oracles that failed."""
+def broken(place: Bed, edits: tuple[Edit, ...]) -> tuple[Ended, set[Anomaly], set[str]]:
+    """Run a server with these edits: the run, the anomalies that were found, and the oracles that failed."""
     done = place.campaign(
         "--workload", "append", "--kills", "4", "--seed", "3", "--defect", "isolation", prelude=planted(edits)
     )
@@ -66,18 +66,20 @@ def broken(place: Bed, edits: tuple[Edit, ...]) -> tuple[set[Anomaly], set[str]]
     found = [finding for finding in verdict.findings if finding.oracle == isolation.NAME]
     assert all(len(finding.evidence) > 2 for finding in found)
     names = {Anomaly(finding.message.partition(",")[0]) for finding in found}
-    return names, {row.name for row in verdict.oracles if row.failures}
+    return done, names, {row.name for row in verdict.oracles if row.failures}
 
 
 def test_a_snapshot_for_each_statement_is_found_out(place: Bed) -> None:
     """REPEATABLE READ then is READ COMMITTED: nothing is lost, and transactions are misled."""
-    names, failed = broken(place, A_SNAPSHOT_FOR_EACH_STATEMENT)
+    done, names, failed = broken(place, A_SNAPSHOT_FOR_EACH_STATEMENT)
     assert names & {Anomaly.LOST_UPDATE, Anomaly.G_SINGLE}
     assert names <= {Anomaly.LOST_UPDATE, Anomaly.G_SINGLE, Anomaly.G_NONADJACENT}
     assert failed == {isolation.NAME}, "each transaction is there, and whole"
+    explained = place.run("explain", str(done.directory.path)).output
+    assert "the rule isolation was broken" in explained and " (rw)" in explained
 
 
 def test_a_change_that_is_seen_before_its_commit_is_found_out(place: Bed) -> None:
-    names, failed = broken(place, A_CHANGE_IS_SEEN_AT_ONCE)
+    _, names, failed = broken(place, A_CHANGE_IS_SEEN_AT_ONCE)
     assert names & {Anomaly.G1A, Anomaly.G1B}
     assert isolation.NAME in failed, "and others, for transactions go on from what is rolled back"
