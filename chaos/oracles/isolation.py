@@ -116,13 +116,15 @@ def _misread_in_words(dependencies: Dependencies, misread: Misread) -> tuple[str
     reader = operations[misread.reader]
     lines = [_introduce("T1", reader)]
     lines += [
-        f"T1 read list {key} = {_show(what)}" for key, what in reader.read if key == misread.key and not _is_int(what)
+        f"T1 read list {key} = {_show(what)}"
+        for key, what in reader.read
+        if key == misread.key and not isinstance(what, int)
     ]
     if misread.element is not None:
         writer = next((o for o in operations if o.operation == writer_of(misread.element)), None)
         known = _introduce("T2", writer) if writer else f"operation {writer_of(misread.element)} is in no history"
         lines += [f"element {misread.element} is of T2", known]
-    mine = [f"T1 appended {what} to list {key}" for key, what in reader.read if _is_int(what)]
+    mine = [f"T1 appended {what} to list {key}" for key, what in reader.read if isinstance(what, int)]
     ending = dependencies.lists.get(misread.key, ())
     return (*lines, *mine, f"in the end list {misread.key} = {_show(ending)}")
 
@@ -161,7 +163,7 @@ def _witness(dependencies: Dependencies, kind: int, node: int, target: int) -> t
     operations, lists = dependencies.operations, dependencies.lists
     if kind == WW:
         # Who was told ok has said to which lists it appended.
-        keys = [key for key, what in operations[node].read or () if _is_int(what)]
+        keys = [key for key, what in operations[node].read or () if isinstance(what, int)]
         for key in keys or dependencies.writers:
             writers = dependencies.writers.get(key, ())
             known = [place for place, writer in enumerate(writers) if writer >= 0]
@@ -171,7 +173,7 @@ def _witness(dependencies: Dependencies, kind: int, node: int, target: int) -> t
     reader = operations[target if kind == WR else node]
     wanted = node if kind == WR else target
     for key, what in reader.read:
-        if not _is_int(what):
+        if not isinstance(what, int):
             writers = dependencies.writers.get(key, ())
             there = set(lists.get(key, ()))
             length = sum(element in there for element in what)
@@ -203,7 +205,3 @@ def _introduce(name: str, operation: Operation) -> str:
 def _show(elements: Sequence[int]) -> str:
     shown = ", ".join(map(str, elements[-_SHOWN:]))
     return f"[... {shown}] ({len(elements)} elements)" if len(elements) > _SHOWN else f"[{shown}]"
-
-
-def _is_int(what: object) -> bool:
-    return isinstance(what, int)
