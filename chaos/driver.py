@@ -15,10 +15,13 @@ import select
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from typing import Any
 
+import msgspec
 import psycopg
 from psycopg import pq
 
+from workloads.calls import READ_COLUMN
 from workloads.history import HistoryWriter
 from workloads.worker import record_answer
 from workloads.workload import Request
@@ -155,13 +158,17 @@ def run_statement(conninfo: str, statement: bytes) -> list[tuple[str | None, ...
 
 
 class Worker:
-    """One connection and the statement that runs on it."""
+    """One connection and the statement that runs on it.
+
+    `told` is what the statement's answer says that its request has read, None when it says nothing.
+    """
 
     def __init__(self, connection: pq.abc.PGconn) -> None:
         self._connection = connection
         self.ended: Ended | None = None
         self.message = ""
         self.sqlstate: str | None = None
+        self.told: Any = None
 
     @property
     def backend_pid(self) -> int:
@@ -176,7 +183,7 @@ class Worker:
     def send(self, statement: bytes) -> None:
         """Send a statement without waiting for its end."""
         # An answer's SQLSTATE must not be taken for the next one's: a lost connection has none.
-        self.ended, self.message, self.sqlstate = None, "", None
+        self.ended, self.message, self.sqlstate, self.told = None, "", None, None
         try:
             self._connection.send_query(statement)
             self._connection.flush()
@@ -194,6 +201,8 @@ class Worker:
                 if result is None:
                     self.ended = self.ended or Ended.COMPLETED
                     return self.ended
+                if result.status == pq.ExecStatus.TUPLES_OK:
+                    self.told = _read_of(result)
                 if result.status == pq.ExecStatus.FATAL_ERROR:
                     self.message = result.get_error_message().strip()
                     code = result.error_field(pq.DiagnosticField.SQLSTATE)
@@ -243,7 +252,7 @@ class OutsideClient:
             if ended is None:
                 return
             error = None if ended is Ended.COMPLETED else CallError(self.worker.message, self.worker.sqlstate)
-            record_answer(self._history, self._open, error)
+            record_answer(self._history, self._open, error, self.worker.told)
             self._open = None
             if ended is Ended.LOST:
                 self.done = True
@@ -280,6 +289,15 @@ def wait_any(sockets: Iterable[int], timeout_s: float) -> None:
         if descriptor >= 0:
             poll.register(descriptor, select.POLLIN)
     poll.poll(timeout_s * 1000)
+
+
+def _read_of(result: pq.abc.PGresult) -> Any:
+    """What the only row of a load procedure's answer says was read; None without such a column, or a null in it."""
+    names = [result.fname(column) for column in range(result.nfields)]
+    if result.ntuples != 1 or READ_COLUMN.encode() not in names:
+        return None
+    value = result.get_value(0, names.index(READ_COLUMN.encode()))
+    return None if value is None else msgspec.json.decode(value)
 
 
 def _literal(value: Value) -> str:

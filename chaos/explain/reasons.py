@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from chaos.explain.trace import Place, Trace
 from chaos.oracles.wal_replay import Redo
 from supervisor.engine.wal.lsn import format_lsn
-from workloads.workload import Fate, Operation, Outcome
+from workloads.workload import READ_KIND, Fate, Operation, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,12 @@ class Facts:
 def explain(facts: Facts) -> str:
     """The reason, as one sentence or two: the first of the table that the facts bear."""
     return next(said for reason in REASONS if (said := reason(facts)) is not None)
+
+
+def _only_read(facts: Facts) -> str | None:
+    if facts.operation.kind != READ_KIND:
+        return None
+    return f"it only read, so a database holds no trace of it; {_told(facts)}"
 
 
 def _not_observed(facts: Facts) -> str | None:
@@ -191,6 +197,7 @@ def _replayed_and_absent(facts: Facts) -> str:
 
 REASONS: tuple[Callable[[Facts], str | None], ...] = (
     # Not lost, or not known to be.
+    _only_read,
     _not_observed,
     _torn,
     _risen,

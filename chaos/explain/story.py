@@ -16,6 +16,7 @@ from chaos.explain import reasons, sources
 from chaos.explain.line import Line, as_text, choose, merge
 from chaos.explain.sources import Span
 from chaos.explain.trace import ROWS, NoWal, Trace, trace_operation
+from chaos.oracles import isolation
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.ledger import Entry, Judgement, judge_observation
 from chaos.oracles.supervision import reigns
@@ -25,7 +26,7 @@ from reports.rundir import RunDirectory
 from reports.verdict import Finding, Recovery, Verdict
 from workloads.history import History, read_history
 from workloads.registry import WORKLOADS
-from workloads.workload import Fate, Operation, cycle_of
+from workloads.workload import READ_KIND, Fate, Operation, cycle_of
 
 LINES = 30
 """How long a story is at most."""
@@ -86,7 +87,8 @@ def tell_operation(run: RunDirectory, operation: int) -> list[str]:
 
 def _tell_finding(told: _Run, finding: Finding) -> list[str]:
     named = re.search(r"\boperation (\d+)\b", finding.message)
-    if named is not None and told.has(int(named[1])):
+    # What transactions saw of each other is not explained by what became of one of them.
+    if named is not None and finding.oracle != isolation.NAME and told.has(int(named[1])):
         return told.tell_operation(int(named[1]))
     ending = f"why: {finding.message}; the evidence is the verdict's, and nothing more is derived from it"
     if finding.cycle is None:
@@ -177,7 +179,8 @@ class _Run:
             trace=trace,
             since_lsn=self._lsn_before(operation),
         )
-        found = "no observation covers it" if facts.fate is None else f"found {facts.fate.value}"
+        unseen = "it only read" if operation.kind == READ_KIND else "no observation covers it"
+        found = unseen if facts.fate is None else f"found {facts.fate.value}"
         title = f"operation {number}, cycle {cycle_of(number)}: told {operation.outcome.value}, {found}"
         if operation.answered_ns is None:
             title = f"operation {number}, cycle {cycle_of(number)}: no answer, {found}"

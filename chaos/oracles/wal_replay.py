@@ -23,7 +23,7 @@ from typing import Any
 
 from chaos.oracles.ledger import Count, tell
 from workloads.history import History
-from workloads.workload import Operation, Outcome, cycle_of
+from workloads.workload import READ_KIND, Operation, Outcome, cycle_of
 
 NAME = "wal_replay"
 TITLE = "redo really replayed the WAL"
@@ -182,6 +182,7 @@ def _recovery(cycle: int, journal: list[Record], begin_ns: int, operations: list
         operation
         for operation in operations
         if operation.outcome is Outcome.OK
+        and operation.kind != READ_KIND
         and operation.answered_ns is not None
         and operation.answered_ns < first
         and since is not None

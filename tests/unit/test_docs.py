@@ -19,7 +19,7 @@ import click
 import pytest
 
 from chaos.cli.main import crashbed
-from chaos.oracles import internal_error, observable, wal_replay
+from chaos.oracles import internal_error, isolation, observable, wal_replay
 from chaos.oracles.data import OF_LEDGER
 from chaos.oracles.registry import SUPERVISION
 from chaos.plan import parse_selector
@@ -211,7 +211,13 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 def test_the_readme_has_every_rule() -> None:
     told = set(re.findall(r"^\| ([^|]+) \| [^|]+ \|$", README.read_text(), re.M))
     assert {title for title, _ in OF_LEDGER.values()} - told == set()
-    others = (wal_replay.TITLE, observable.TITLE, internal_error.TITLE, *(oracle.title for oracle in SUPERVISION))
+    others = (
+        wal_replay.TITLE,
+        isolation.TITLE,
+        observable.TITLE,
+        internal_error.TITLE,
+        *(oracle.title for oracle in SUPERVISION),
+    )
     assert set(others) - told == set()
 
 

@@ -28,7 +28,7 @@ from supervisor.engine.transam.clog import TransactionInfo
 from supervisor.engine.wal.record import BlockRef, WalRecord
 from supervisor.engine.wal.rmgr import Rmgr
 from tests.support.bank_history import Asked, World
-from workloads.workload import Fate, Operation, Outcome
+from workloads.workload import READ_KIND, Fate, Operation, Outcome
 
 MS = 1_000_000
 
@@ -169,11 +169,16 @@ DAMAGED = "incorrect resource manager data checksum in record at 0/1300"
 REDO = Redo(0x1000, 0x1300, 12, 3, ZEROS)
 WHOLE = Trace(0x0800, 0x2000, ROW, COMMIT)
 LOST = Facts(ASKED, Fate.ABSENT, kept=False, redo=REDO, trace=WHOLE, since_lsn=0x0900)
+ONLY_READ = Operation(16, 3, READ_KIND, {}, Outcome.OK, 42, 100, 200)
 UNANSWERED = Operation(16, 3, "transfer", ASKED.values, Outcome.UNKNOWN, 42, 100)
 REFUSED = Operation(16, 3, "transfer", ASKED.values, Outcome.FAIL, 42, 100, 200, "40001")
 ACKNOWLEDGED_AT = Operation(16, 3, "transfer", ASKED.values, Outcome.OK, 42, 100, 200, None, 0x1400)
 
 CASES: dict[str, tuple[Facts, str]] = {
+    "it only read": (
+        replace(LOST, operation=ONLY_READ, fate=None),
+        "it only read, so a database holds no trace of it; it was told ok",
+    ),
     "nobody looked": (replace(LOST, fate=None), "not known: no observation covers the operation"),
     "torn": (replace(LOST, fate=Fate.TORN), "its row is there, but not once and as it was asked for; it was told ok"),
     "risen": (replace(LOST, operation=REFUSED, fate=Fate.COMMITTED), "it must not be there"),
