@@ -93,6 +93,15 @@ TABLE: tuple[Row, ...] = (
     Row("bgwriter_delay", int, 200, Unit.MILLISECONDS, 10, 10_000, meaning="the background writer's round"),
     Row("bgwriter_lru_maxpages", int, 100, Unit.NONE, 0, 1_073_741_823, meaning="pages a round writes at most"),
     Row(
+        "deadlock_timeout",
+        int,
+        1000,
+        Unit.MILLISECONDS,
+        1,
+        _INT_MAX,
+        meaning="wait for a row before looking for a deadlock",
+    ),
+    Row(
         "lock_timeout",
         int,
         0,
@@ -151,6 +160,7 @@ class Settings:
     wal_writer_delay: int = 200
     bgwriter_delay: int = 200
     bgwriter_lru_maxpages: int = 100
+    deadlock_timeout: int = 1000
     lock_timeout: int = 0
     authentication_timeout: int = 60
     restart_after_crash: bool = True

@@ -7,6 +7,8 @@ The startup process makes the region's contents true (`recovery.redo.recover`) b
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from supervisor.config import Settings
 from supervisor.engine.access import room
 from supervisor.engine.access.catalog import Catalog
@@ -65,11 +67,25 @@ def engine_init(region: Region, settings: Settings) -> None:
         initialise(region, settings)
 
 
+def _no_statement(procno: int) -> str:
+    return ""
+
+
 class Engine:
-    """One process's engine. `close` gives files back; the attachment is its owner's to detach."""
+    """One process's engine. `close` gives files back; the attachment is its owner's to detach.
+
+    `statement_of(procno)` says what another process runs, for the log's account of a deadlock.
+    """
 
     def __init__(
-        self, disk: Disk, attachment: Attachment, settings: Settings, identity: Identity, log: ServerLog
+        self,
+        disk: Disk,
+        attachment: Attachment,
+        settings: Settings,
+        identity: Identity,
+        log: ServerLog,
+        *,
+        statement_of: Callable[[int], str] = _no_statement,
     ) -> None:
         self.disk = disk
         self.attachment = attachment
@@ -82,7 +98,7 @@ class Engine:
         self.running = RunningTransactions(attachment)
         self.snapshots = SnapshotManager(self.running)
         self.clog = CommitLog(self.pool, self.wal, self.running)
-        self.row_locks = RowLocks(attachment, self.running)
+        self.row_locks = RowLocks(attachment, self.running, statement_of)
         self.heap = Heap(attachment, self.pool, self.wal, self.clog, self.running, self.row_locks)
         self.catalog = Catalog(self.pool, self.wal)
         self.transaction = Transaction(attachment, self.wal, self.clog, self.running)
