@@ -109,8 +109,8 @@ class Session:
 
     def get(self, table: str, key: Value, for_update: bool = False) -> Row | None:
         """The row with this key, or None. `for_update` locks it until the transaction ends, waiting for whoever
-        else has changed or locked it (55P03 after lock_timeout, 40P01 in a deadlock), and returns its newest committed version (40001
-        when a repeatable-read transaction does not see that one)."""
+        else has changed or locked it (55P03 after lock_timeout, 40P01 in a deadlock), and returns its newest
+        committed version (40001 when a repeatable-read transaction does not see that one)."""
         self._refuse_if_failed()
         try:
             found = self._known(table) or self._tables.find(table)
