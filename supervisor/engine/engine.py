@@ -27,6 +27,7 @@ from supervisor.engine.transam.snapmgr import Isolation, SnapshotManager
 from supervisor.engine.transam.snapshot import RunningTransactions
 from supervisor.engine.transam.transaction import Transaction
 from supervisor.engine.wal import insert as wal_module
+from supervisor.engine.wal.asynchronous import FlushEverything
 from supervisor.engine.wal.insert import Wal
 from supervisor.engine.wal.segment import Identity
 from supervisor.host import Host
@@ -94,7 +95,8 @@ class Engine:
         self.log = log
         self.host: Host = attachment.host
         self.wal = Wal(disk, attachment, settings, identity)
-        self.pool = BufferPool(disk, attachment, self.wal, settings)
+        before_data = self.wal if settings.synchronous_commit else FlushEverything(self.wal)
+        self.pool = BufferPool(disk, attachment, before_data, settings)
         self.running = RunningTransactions(attachment)
         self.snapshots = SnapshotManager(self.running)
         self.clog = CommitLog(self.pool, self.wal, self.running)
@@ -119,7 +121,7 @@ class Engine:
         self.snapshots.begin(isolation)
 
     def commit(self) -> None:
-        """End the transaction durably."""
+        """End the transaction, durably unless `synchronous_commit` is off."""
         self.transaction.commit()
         self.tables.end_transaction()
         self.snapshots.end()

@@ -64,7 +64,8 @@ class Session:
         self._in_block = True
 
     def commit(self) -> bool:
-        """End the block, durably: when this returns True, the transaction survives any crash.
+        """End the block, durably: when this returns True, the transaction survives any crash. (With
+        `synchronous_commit` off a crash within three times `wal_writer_delay` may still undo it.)
 
         False if the transaction had failed and was rolled back instead. ServerError 25P01 outside a block.
         """
