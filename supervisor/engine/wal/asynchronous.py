@@ -3,7 +3,9 @@
 A transaction that does not wait for its commit record is over for everybody else before the record is on disk. Others
 may then leave "it committed" in a row's header, as a hint. The page's own LSN does not cover that: it is the change's,
 which may be on disk long before the commit is. Written out, such a page would say for ever of a transaction that a
-crash had undone that it committed. PostgreSQL leaves the hint out until the commit record is flushed
+crash had undone that it committed. With `full_page_writes` redo happens to mend that: a page that was written since
+the redo point has an image in the log, older than the hint, and a checkpoint that moves the redo point flushes the log
+first. Without it nothing does. PostgreSQL leaves the hint out until the commit record is flushed
 (`TransactionIdGetCommitLSN` in `SetHintBits`); here the write waits instead. It costs a flush of what the WAL writer
 would flush a moment later, and no record of each transaction's LSN.
 """
