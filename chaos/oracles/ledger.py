@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from chaos.oracles.loss_window import LossWindow
 from chaos.oracles.oracle import DETAILED, Failure, OracleResult
 from reports import verdict as report
 from reports.verdict import OracleStatus
@@ -132,10 +133,11 @@ class Entry:
 class Ledger:
     """All operations judged in one epoch, from its judgements in the order of their observations."""
 
-    __slots__ = ("entries", "judgements", "workload")
+    __slots__ = ("entries", "judgements", "losses", "workload")
 
-    def __init__(self, workload: Workload, judgements: Sequence[Judgement]) -> None:
+    def __init__(self, workload: Workload, judgements: Sequence[Judgement], losses: LossWindow | None = None) -> None:
         self.workload = workload
+        self.losses = losses or LossWindow()
         self.judgements = tuple(judgements)
         self.entries: dict[int, Entry] = {}
         for judgement in judgements:
