@@ -277,7 +277,7 @@ def _sum(ledgers: Sequence[report.Ledger]) -> report.Ledger:
             torn=sum(fate.torn for fate in rows),
         )
 
-    return report.Ledger(ok=row("ok"), failed=row("failed"), unknown=row("unknown"))
+    return report.Ledger(ok=row("ok"), unflushed=row("unflushed"), failed=row("failed"), unknown=row("unknown"))
 
 
 def _whole(line: bytes) -> Record | None:

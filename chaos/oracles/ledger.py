@@ -195,7 +195,8 @@ def totals(ledgers: Iterable[Ledger]) -> report.Ledger:
         for entry in ledger.entries.values():
             operation = entry.operation
             unanswered = "unknown" if operation.may_be_committed else "failed"
-            row = "ok" if operation.must_be_committed else unanswered
+            promised = "ok" if ledger.losses.crash_of(operation) is None else "unflushed"
+            row = promised if operation.must_be_committed else unanswered
             cells[row, entry.fate] = cells.get((row, entry.fate), 0) + 1
     rows = {
         row: report.Fate(
@@ -203,7 +204,7 @@ def totals(ledgers: Iterable[Ledger]) -> report.Ledger:
             absent=cells.get((row, Fate.ABSENT), 0),
             torn=cells.get((row, Fate.TORN), 0),
         )
-        for row in ("ok", "failed", "unknown")
+        for row in ("ok", "unflushed", "failed", "unknown")
     }
     return report.Ledger(**rows)
 
