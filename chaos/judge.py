@@ -27,6 +27,7 @@ from chaos.oracles.oracle import OracleResult
 from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
 from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries
+from chaos.plan import loss_window_ns
 from chaos.verdict import CycleFacts, Decision, ExitCode, Reason, conclude, reach
 from chaos.witness.account import Account
 from reports.render import write_reports
@@ -48,7 +49,8 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     info = run.read_info()
     campaign = _campaign_of(info, run)
     evidence = Evidence.of(run)
-    data = judge_data(run, WORKLOADS)
+    window_ns = loss_window_ns(synchronous_commit=campaign.get("synchronous_commit", True))
+    data = judge_data(run, WORKLOADS, loss_window_ns=window_ns)
     observed = observable.judge(run.harness_records(), sum(1 for _ in run.observed_records()))
     refused = internal_error.judge(run.harness_records())
     results = [*data.results, observed, refused]
@@ -230,6 +232,8 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
         words += ["--point", selector]
     if campaign["point_one_in"] == 0:
         words += ["--no-points"]
+    if not campaign.get("synchronous_commit", True):
+        words += ["--synchronous-commit", "off"]
     if info.plan["defect"]:
         words += ["--defect", info.plan["defect"]]
     if stop.get("on_finding"):

@@ -29,7 +29,7 @@ from chaos.campaign import Campaign, CycleResult
 from chaos.defects import DEFECTS
 from chaos.errors import CampaignError, Unobservable
 from chaos.interruption import Interruption
-from chaos.plan import CampaignPlan
+from chaos.plan import WAL_WRITER_DELAY_MS, CampaignPlan
 from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
 from chaos.verdict import ExitCode
 from chaos.watch import Seen, Watch
@@ -223,6 +223,8 @@ def _campaign(
         "crashbed.history_directory": str(run.history.absolute()),
         "crashbed.points_map": str(run.points_map.absolute()),
     }
+    if not plan.synchronous_commit:
+        options |= {"synchronous_commit": "off", "wal_writer_delay": f"{WAL_WRITER_DELAY_MS}ms"}
     points = PointMap(run.points_map, create=True)
     made.callback(points.close)
     target = BuiltinTarget(

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from chaos.oracles.data import judge_latest
+from chaos.plan import loss_window_ns
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
 
@@ -83,9 +84,11 @@ def main(directory: Path) -> None:
     """Judge the newest observation whenever told, until the input ends; one line of JSON for each judgement."""
     os.nice(LEAST_PRIORITY)
     run = RunDirectory.open(directory)
+    campaign = run.read_info().plan["campaign"]
+    window_ns = loss_window_ns(synchronous_commit=campaign.get("synchronous_commit", True))
     # Words that came meanwhile are taken together: the newest observation is what counts.
     while os.read(sys.stdin.fileno(), 1 << 16):
-        results = judge_latest(run, WORKLOADS).results
+        results = judge_latest(run, WORKLOADS, loss_window_ns=window_ns).results
         found = [Seen(result.name, failure.message, failure.cycle) for result in results for failure in result.failures]
         try:
             os.write(sys.stdout.fileno(), msgspec.json.encode(found) + b"\n")

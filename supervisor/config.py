@@ -88,10 +88,20 @@ TABLE: tuple[Row, ...] = (
     Row("min_wal_size", int, 32, Unit.MEGABYTES, 2, _INT_MAX, meaning="WAL kept for recycling"),
     Row("fsync", bool, True, meaning="flush to disk; off loses data at a power failure"),
     Row("full_page_writes", bool, True, meaning="log whole pages after a checkpoint"),
+    Row("synchronous_commit", bool, True, meaning="a commit waits for its flush; off may lose the last ones"),
     Row("commit_delay", int, 0, Unit.MICROSECONDS, 0, 100_000, meaning="a flush leader's wait for company"),
     Row("wal_writer_delay", int, 200, Unit.MILLISECONDS, 1, 10_000, meaning="the WAL writer's round"),
     Row("bgwriter_delay", int, 200, Unit.MILLISECONDS, 10, 10_000, meaning="the background writer's round"),
     Row("bgwriter_lru_maxpages", int, 100, Unit.NONE, 0, 1_073_741_823, meaning="pages a round writes at most"),
+    Row(
+        "deadlock_timeout",
+        int,
+        1000,
+        Unit.MILLISECONDS,
+        1,
+        _INT_MAX,
+        meaning="wait for a row before looking for a deadlock",
+    ),
     Row(
         "lock_timeout",
         int,
@@ -147,10 +157,12 @@ class Settings:
     min_wal_size: int = 32 * 1024**2
     fsync: bool = True
     full_page_writes: bool = True
+    synchronous_commit: bool = True
     commit_delay: int = 0
     wal_writer_delay: int = 200
     bgwriter_delay: int = 200
     bgwriter_lru_maxpages: int = 100
+    deadlock_timeout: int = 1000
     lock_timeout: int = 0
     authentication_timeout: int = 60
     restart_after_crash: bool = True

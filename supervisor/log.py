@@ -76,7 +76,8 @@ class ServerLog:
 
     def error(self, error: ServerError, level: Level = Level.ERROR, *, statement: str | None = None) -> None:
         """Write an error with its detail and hint."""
-        self.log(level, error.message, detail=error.detail, hint=error.hint, statement=statement)
+        detail = error.detail_log or error.detail
+        self.log(level, error.message, detail=detail, hint=error.hint, statement=statement)
 
 
 def _indented(text: str) -> str:

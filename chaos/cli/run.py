@@ -13,7 +13,7 @@ from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
 from chaos.phases import cycles_of
-from chaos.plan import POINT_ONE_IN, CampaignPlan, FaultKind
+from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, POINT_ONE_IN, CampaignPlan, FaultKind
 from chaos.start import StopRule, read_plan, run_campaign
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
@@ -55,6 +55,8 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 @click.option("--point", "points", multiple=True, metavar="SELECTOR",
               help="Place every fault at such a point: role[#nth]/point:k (see crashbed points). May be repeated.")  # fmt: skip
 @click.option("--no-points", is_flag=True, help="Place no fault at a point, all of them in time.")
+@click.option("--synchronous-commit", type=click.Choice(["on", "off"]), default="on", show_default=True,
+              help="off: commits do not wait for their flush, and the judge allows for the last ones.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="Seed of all choices.  [default: drawn and printed]")
 @click.option(
     "--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Where run directories go."
@@ -73,6 +75,7 @@ def run_command(
     faults: tuple[str, ...],
     points: tuple[str, ...],
     no_points: bool,
+    synchronous_commit: str,
     seed: int | None,
     out: Path,
     defect: str | None,
@@ -89,6 +92,7 @@ def run_command(
     crashbed run --duration 8h --stop-on-finding
     crashbed run --kills 50 --point backend/COMMIT_AFTER_FLUSH:30
     crashbed run --kills 20 --point startup/REDO_RECORD:5     a crash, and another during its recovery
+    crashbed run --synchronous-commit off     may lose the last commits, and nothing else
     crashbed run --seed 7 --kills 20          the same plan every time
 
     Each cycle opens the workers, waits for the plan's moment, strikes, waits until the server serves again, and
@@ -103,6 +107,8 @@ def run_command(
         faults=tuple(FaultKind(name) for name in faults),
         points=points,
         point_one_in=1 if points else 0 if no_points else POINT_ONE_IN,
+        synchronous_commit=synchronous_commit == "on",
+        delay_ms=DELAY_MS if synchronous_commit == "on" else ASYNCHRONOUS_DELAY_MS,
     )
     if kills is None and duration is None:
         kills = 20

@@ -64,7 +64,15 @@ def _be_active(child: Child, connection: Connection, startup: Startup, interrupt
     try:
         attachment = child.attach()
         connection.latch = attachment.latch
-        engine = Engine(child.disk, attachment, child.settings, child.control, child.log)
+        slots = attachment.procs.slot
+        engine = Engine(
+            child.disk,
+            attachment,
+            child.settings,
+            child.control,
+            child.log,
+            statement_of=lambda procno: child.activity.read(attachment.region.q[slots + procno]),
+        )
         converse(
             child,
             connection,

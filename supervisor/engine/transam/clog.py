@@ -9,7 +9,7 @@ inserting the commit record, whose end becomes the page's LSN. From that follow 
 machinery for:
 
 - The bits reach the disk only after the commit record (WAL before data); and nobody reads them earlier, because the
-  transaction still runs until its record is flushed.
+  transaction still runs until its record is flushed (or, with `synchronous_commit` off, inserted).
 - A checkpoint's redo point cannot fall between the record and the bits (what PostgreSQL's DELAY_CHKPT flag is for):
   the page is marked dirty, under its lock, before the record is inserted. A redo point before the record replays it;
   one after it finds the page dirty and writes it, and has to wait for the page's lock to do so.
