@@ -48,18 +48,17 @@ def split_data(kept: int, right: int) -> bytes:
 def redo(record: WalRecord, pool: BufferPool) -> None:
     """Replay a record of this resource manager. Panic if it does not fit the page it is for."""
     for index, reference in enumerate(record.blocks):
-        buffer, applies = block_for_redo(pool, record, index)
+        buffer, at, applies = block_for_redo(pool, record, index)
         if not applies:
             pool.unlock(buffer)
             continue
-        at = pool.page_offset(buffer)
         try:
             _apply(record.info, index, reference.data, _layout(pool, at), at)
         except ValueError as error:
             raise Panic(
                 f"WAL record at {record.lsn:X} does not fit block {reference.block} of relation {reference.relation}"
             ) from error
-        finish_redo(pool, buffer, record.end_lsn)
+        finish_redo(pool, buffer, at, record.end_lsn)
 
 
 def _layout(pool: BufferPool, at: int) -> Layout:

@@ -24,19 +24,17 @@ _HOT_UPDATE, _LOCK, _PRUNE = int(HeapInfo.HOT_UPDATE), int(HeapInfo.LOCK), int(H
 
 def redo(record: WalRecord, pool: BufferPool) -> None:
     """Repeat a record's change if its page is older."""
-    buffer, older = block_for_redo(pool, record, 0)
+    buffer, page, older = block_for_redo(pool, record, 0)
     if not older:
         pool.unlock(buffer)
         return
     reference = record.blocks[0]
-    _apply(record.info, record.xid, reference.block, reference.data, pool, pool.page_offset(buffer))
-    finish_redo(pool, buffer, record.end_lsn)
+    _apply(record.info, record.xid, reference.block, reference.data, pool, page)
+    finish_redo(pool, buffer, page, record.end_lsn)
 
 
 def _apply(info: int, xid: int, block: int, data: bytes, pool: BufferPool, page: int) -> None:
     mm = pool.mm
-    if pages.kind(mm, page) == pages.KIND_NEW:
-        pages.init(mm, page, pages.KIND_HEAP)
     if info == _HOT_UPDATE:
         offset, line = HOT.unpack_from(data)
         _add(pool, page, data[HOT.size :], line)
@@ -44,6 +42,8 @@ def _apply(info: int, xid: int, block: int, data: bytes, pool: BufferPool, page:
         _put_end(mm, at + XMAX_AT, xid, block, line, _header(mm, at)[4] & ~XMAX_BITS | HOT_UPDATED)
         prune.note_prunable(pool.q, page, xid)
     elif info == _INSERT:
+        if pages.kind(mm, page) == pages.KIND_NEW:  # only an insertion is ever the first on its page
+            pages.init(mm, page, pages.KIND_HEAP)
         _add(pool, page, data[INSERT.size :], INSERT.unpack_from(data)[0])
         prune.note_prunable(pool.q, page, xid)
     elif info == _LOCK:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from supervisor.engine.access import btree, heap_redo
 from supervisor.engine.access.catalog import STORAGE_CREATE, decode_storage_create
@@ -100,15 +101,16 @@ class Replay:
         self._pool = pool
         self.next_xid = checkpoint.next_xid
         self.next_relation = max(checkpoint.next_relation, FIRST_USER_RELATION)
-        self.last_commit_time: float | None = None
+        self._last_commit: WalRecord | None = None
+        self._last_xid = 0
         self._changed: set[int] = set()
         self._handles: dict[int, int] = {}
         self._redo: dict[int, Callable[[WalRecord], None]] = {
             Rmgr.XLOG: self._redo_xlog,
             Rmgr.TRANSACTION: self._redo_transaction,
             Rmgr.STORAGE: self._redo_storage,
-            Rmgr.HEAP: lambda record: heap_redo.redo(record, pool),
-            Rmgr.BTREE: lambda record: btree.redo(record, pool),
+            Rmgr.HEAP: partial(heap_redo.redo, pool=pool),
+            Rmgr.BTREE: partial(btree.redo, pool=pool),
         }
 
     @property
@@ -116,14 +118,22 @@ class Replay:
         """How many pages were older than a record about them."""
         return len(self._changed)
 
+    @property
+    def last_commit_time(self) -> float | None:
+        """When the last transaction committed, seconds since the epoch."""
+        return None if self._last_commit is None else record_time(self._last_commit)
+
     def apply(self, record: WalRecord) -> None:
         """Repeat what a record says, as far as it is not done."""
+        changed = self._changed
         for index, block in enumerate(record.blocks):
             page = block.relation << 32 | block.block
-            if page not in self._changed and self._lsn_before(record, index) < record.end_lsn:
-                self._changed.add(page)
-        if record.xid >= FIRST_NORMAL_XID:
-            self.next_xid = newer(self.next_xid, advance(record.xid))
+            if page not in changed and self._lsn_before(record, index) < record.end_lsn:
+                changed.add(page)
+        xid = record.xid
+        if xid != self._last_xid and xid >= FIRST_NORMAL_XID:
+            self.next_xid = newer(self.next_xid, advance(xid))
+            self._last_xid = xid
         self._redo[record.rmgr](record)
 
     def close(self) -> None:
@@ -158,13 +168,13 @@ class Replay:
     def _redo_transaction(self, record: WalRecord) -> None:
         if record.info != _COMMIT:
             return
-        self.last_commit_time = record_time(record)
-        buffer, older = block_for_redo(self._pool, record, 0)
+        self._last_commit = record
+        buffer, at, older = block_for_redo(self._pool, record, 0)
         if not older:
             self._pool.unlock(buffer)
             return
-        redo_commit(self._pool, self._pool.page_offset(buffer), record.xid)
-        finish_redo(self._pool, buffer, record.end_lsn)
+        redo_commit(self._pool, at, record.xid)
+        finish_redo(self._pool, buffer, at, record.end_lsn)
 
     def _redo_storage(self, record: WalRecord) -> None:
         if record.info != STORAGE_CREATE:
@@ -293,6 +303,7 @@ def _replay_log(
     After an orderly shutdown the walk only finds the end, which is right behind the checkpoint.
     """
     host = engine.host
+    point, apply = host.point, replay.apply  # looked up once: the loop is passed for every record
     records = first = last = 0
     began_ns = next_report_ns = host.now_ns()
     user, system = times()
@@ -319,8 +330,11 @@ def _replay_log(
                     Level.LOG,
                     f"redo in progress, elapsed time: {elapsed:.2f} s, current LSN: {format_lsn(record.lsn)}",
                 )
-        host.point(Point.REDO_RECORD)
-        _apply(replay, record)
+        point(Point.REDO_RECORD)
+        try:
+            apply(record)
+        except (ServerError, ValueError) as error:
+            raise _not_redone(record, error) from error
         records += 1
         last = record.lsn
     if not needed:
@@ -348,14 +362,11 @@ def _replay_log(
     return records, first
 
 
-def _apply(replay: Replay, record: WalRecord) -> None:
-    try:
-        replay.apply(record)
-    except (ServerError, ValueError) as error:
-        raise StartupError(
-            f"could not redo the record at {format_lsn(record.lsn)}: {error}",
-            hint="A page that is damaged and was not logged whole cannot be recovered from the write-ahead log.",
-        ) from error
+def _not_redone(record: WalRecord, error: Exception) -> StartupError:
+    return StartupError(
+        f"could not redo the record at {format_lsn(record.lsn)}: {error}",
+        hint="A page that is damaged and was not logged whole cannot be recovered from the write-ahead log.",
+    )
 
 
 def _date(time: float, *, parts: bool = False) -> str:

@@ -12,26 +12,25 @@ from supervisor.engine.storage.page import LSN_AT, PAGE_BYTES
 from supervisor.engine.wal.record import WalRecord
 
 
-def block_for_redo(pool: BufferPool, record: WalRecord, index: int, *, init: bool = False) -> tuple[int, bool]:
-    """(buffer, whether the record must be applied to it) for one block of a record; the buffer is locked.
+def block_for_redo(pool: BufferPool, record: WalRecord, index: int) -> tuple[int, int, bool]:
+    """(buffer, where its page begins, whether the record must be applied to it) for one block of a record.
 
-    With an image in the record the page is finished already, its LSN included. `init` says that the
-    record builds the page from nothing, so what is on disk is not read and it always applies.
+    The buffer is locked. With an image in the record the page is finished already, its LSN included.
     """
     reference = record.blocks[index]
     image = reference.image
-    buffer = pool.lock_for_redo(reference.relation, reference.block, zero=init or image is not None)
+    buffer = pool.lock_for_redo(reference.relation, reference.block, zero=image is not None)
     at = pool.page_offset(buffer)
     if image is None:
-        return buffer, pool.q[(at + LSN_AT) // 8] < record.end_lsn
+        return buffer, at, pool.q[(at + LSN_AT) // 8] < record.end_lsn
     pool.mark_dirty(buffer)
     pool.mm[at : at + PAGE_BYTES] = image
     pool.q[(at + LSN_AT) // 8] = record.end_lsn
-    return buffer, False
+    return buffer, at, False
 
 
-def finish_redo(pool: BufferPool, buffer: int, end_lsn: int) -> None:
+def finish_redo(pool: BufferPool, buffer: int, at: int, end_lsn: int) -> None:
     """Give a page that the record was applied to its LSN, and unlock it."""
     pool.mark_dirty(buffer)
-    pool.q[(pool.page_offset(buffer) + LSN_AT) // 8] = end_lsn
+    pool.q[(at + LSN_AT) // 8] = end_lsn
     pool.unlock(buffer)
