@@ -12,7 +12,6 @@ from supervisor.engine.access.heap import AT, HOT, INSERT, MOVED, HeapInfo
 from supervisor.engine.access.tuple import HEADER, HOT_UPDATED, LOCK_ONLY, XMAX_AT, XMAX_BITS
 from supervisor.engine.storage import page as pages
 from supervisor.engine.storage.buffers import BufferPool
-from supervisor.engine.storage.redo import block_for_redo, finish_redo
 from supervisor.engine.wal.record import WalRecord
 
 _header = HEADER.unpack_from
@@ -22,18 +21,10 @@ _INSERT, _DELETE, _UPDATE = int(HeapInfo.INSERT), int(HeapInfo.DELETE), int(Heap
 _HOT_UPDATE, _LOCK, _PRUNE = int(HeapInfo.HOT_UPDATE), int(HeapInfo.LOCK), int(HeapInfo.PRUNE)
 
 
-def redo(record: WalRecord, pool: BufferPool) -> None:
-    """Repeat a record's change if its page is older."""
-    buffer, page, older = block_for_redo(pool, record, 0)
-    if not older:
-        pool.unlock(buffer)
-        return
-    reference = record.blocks[0]
-    _apply(record.info, record.xid, reference.block, reference.data, pool, page)
-    finish_redo(pool, buffer, page, record.end_lsn)
-
-
-def _apply(info: int, xid: int, block: int, data: bytes, pool: BufferPool, page: int) -> None:
+def apply(record: WalRecord, index: int, pool: BufferPool, page: int) -> None:
+    """Repeat a record's change, see `storage.redo.Apply`."""
+    info, xid = record.info, record.xid
+    block, data = record.blocks[index].block, record.blocks[index].data
     mm = pool.mm
     if info == _HOT_UPDATE:
         offset, line = HOT.unpack_from(data)

@@ -146,9 +146,9 @@ def _set_committed(pool: BufferPool, at: int, byte: int, shift: int) -> None:
         _U16.pack_into(mm, at + pages.LOWER_AT, byte + 1)
 
 
-def redo_commit(pool: BufferPool, at: int, xid: int) -> None:
-    """Set the bits again, on the locked page at byte `at`."""
-    _, byte, shift = place(xid)
+def apply(record: WalRecord, index: int, pool: BufferPool, at: int) -> None:
+    """Set the bits of a COMMIT again, see `storage.redo.Apply`."""
+    _, byte, shift = place(record.xid)
     _set_committed(pool, at, byte, shift)
 
 
