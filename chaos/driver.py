@@ -53,30 +53,73 @@ class CallError(Exception):
 
 
 def connect(conninfo: str) -> pq.abc.PGconn:
-    """Open a connection; raises ConnectError.
+    """Open a connection; raises ConnectError."""
+    (opened,) = connect_all(conninfo, 1)
+    if isinstance(opened, ConnectError):
+        raise opened
+    return opened
+
+
+def connect_all(conninfo: str, count: int) -> list[pq.abc.PGconn | ConnectError]:
+    """Open connections side by side, in order: the server forks their backends in that order, and they start at once.
 
     In steps, for libpq prints the notices of a connection that it opens in one to stderr: those of survivors of a
     crash would stand in the middle of the live view.
     """
     deadline = time.monotonic() + CONNECT_TIMEOUT_S
-    connection = pq.PGconn.connect_start(conninfo.encode())
+    opened: list[pq.abc.PGconn | ConnectError] = []
+    waiting: dict[int, pq.abc.PGconn] = {}
     try:
-        while connection.status != pq.ConnStatus.BAD:
-            state = connection.connect_poll()
-            if state == pq.PollingStatus.OK:
-                connection.nonblocking = 1
-                return connection
-            if state == pq.PollingStatus.FAILED:
-                break
-            poll = select.poll()
-            poll.register(connection.socket, select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT)
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise ConnectError(f"no answer within {CONNECT_TIMEOUT_S:g} s", None)
-        message = connection.get_error_message().strip()
-        raise ConnectError(message, _sqlstate_in(message))
+        for number in range(count):
+            waiting[number] = pq.PGconn.connect_start(conninfo.encode())
+            opened.append(waiting[number])
+        ready = list(waiting)
+        events: dict[int, int] = {}
+        while True:
+            for number in ready:
+                connection = waiting[number]
+                state = _step(connection)
+                if state in (pq.PollingStatus.READING, pq.PollingStatus.WRITING):
+                    events[number] = select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT
+                    continue
+                del waiting[number]
+                if state == pq.PollingStatus.FAILED:
+                    message = connection.get_error_message().strip()
+                    opened[number] = ConnectError(message, _sqlstate_in(message))
+                    connection.finish()
+            if not waiting:
+                return opened
+            ready = _readable(waiting, events, deadline)
+            if not ready:
+                for number, connection in waiting.items():
+                    opened[number] = ConnectError(f"no answer within {CONNECT_TIMEOUT_S:g} s", None)
+                    connection.finish()
+                return opened
     except BaseException:
-        connection.finish()
+        for entry in opened:
+            if not isinstance(entry, ConnectError):
+                entry.finish()
         raise
+
+
+def _step(connection: pq.abc.PGconn) -> pq.PollingStatus:
+    """Take an opening connection as far as it goes without waiting."""
+    if connection.status == pq.ConnStatus.BAD:
+        return pq.PollingStatus.FAILED
+    state = connection.connect_poll()
+    if state == pq.PollingStatus.OK:
+        connection.nonblocking = 1
+    return pq.PollingStatus(state)
+
+
+def _readable(waiting: Mapping[int, pq.abc.PGconn], events: Mapping[int, int], deadline: float) -> list[int]:
+    """Which of the opening connections can go on; none when time is up."""
+    poll = select.poll()
+    numbers = {}
+    for number, connection in waiting.items():
+        poll.register(connection.socket, events[number])
+        numbers[connection.socket] = number
+    return [numbers[descriptor] for descriptor, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
 
 
 def call_text(procedure: str, arguments: Mapping[str, Value]) -> bytes:
@@ -114,8 +157,8 @@ def run_statement(conninfo: str, statement: bytes) -> list[tuple[str | None, ...
 class Worker:
     """One connection and the statement that runs on it."""
 
-    def __init__(self, conninfo: str) -> None:
-        self._connection = connect(conninfo)
+    def __init__(self, connection: pq.abc.PGconn) -> None:
+        self._connection = connection
         self.ended: Ended | None = None
         self.message = ""
         self.sqlstate: str | None = None
@@ -177,10 +220,14 @@ class OutsideClient:
     """Sends requests one by one over a connection of its own and records what it was told."""
 
     def __init__(
-        self, conninfo: str, procedure: str, requests: Iterable[tuple[Request, int]], history: HistoryWriter
+        self,
+        connection: pq.abc.PGconn,
+        procedure: str,
+        requests: Iterable[tuple[Request, int]],
+        history: HistoryWriter,
     ) -> None:
         """`requests` come with the seed that makes the procedure draw the same request."""
-        self.worker = Worker(conninfo)
+        self.worker = Worker(connection)
         self._procedure = procedure
         self._requests: Iterator[tuple[Request, int]] = iter(requests)
         self._history = history

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from chaos.driver import ConnectError, OutsideClient, Worker, call_text, wait_any
+from chaos.driver import ConnectError, OutsideClient, Worker, call_text, connect_all, wait_any
 from chaos.plan import CyclePlan, derive
 from workloads.history import HistoryWriter
 from workloads.workload import ROLLBACK_KIND, Request, Workload, operation_id
@@ -126,13 +126,18 @@ class Load:
         history_directory: Path,
         outside_history: HistoryWriter,
     ) -> None:
-        self.workers: list[Worker] = []
         self.outside: OutsideClient | None = None
         self.refusal = ""
         self._acknowledgements: Acknowledgements | None = None
+        # All at once, the outside client last: alone, its backend would be forked beside eight busy ones.
+        attempts = connect_all(conninfo, len(plan.worker_seeds) + 1)
+        refused = [attempt for attempt in attempts if isinstance(attempt, ConnectError)]
+        opened = [attempt for attempt in attempts if not isinstance(attempt, ConnectError)]
+        self.workers = [Worker(connection) for connection in opened[: len(plan.worker_seeds)]]
+        if refused:
+            self.refusal = str(refused[0])
+            return
         try:
-            for _ in plan.worker_seeds:
-                self.workers.append(Worker(conninfo))
             self._acknowledgements = Acknowledgements(
                 history_directory, [worker.backend_pid for worker in self.workers]
             )
@@ -149,9 +154,7 @@ class Load:
                         },
                     )
                 )
-            self.outside = OutsideClient(conninfo, workload.name, outside_requests(workload, plan), outside_history)
-        except ConnectError as error:
-            self.refusal = str(error)
+            self.outside = OutsideClient(opened[-1], workload.name, outside_requests(workload, plan), outside_history)
         except BaseException:
             self.close()
             raise

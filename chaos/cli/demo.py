@@ -9,8 +9,10 @@ import click
 from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
+from chaos.explain.story import tell_verdict
 from chaos.plan import CampaignPlan, FaultKind
 from chaos.start import StopRule, run_campaign
+from reports.rundir import RunDirectory
 from reports.verdict import Status
 
 DEFECT = "acknowledged-before-wal"
@@ -27,7 +29,8 @@ def demo(out: Path, seed: int, kills: int) -> int:
     """Crash a server with a planted defect and see it found (exit status 1).
 
     The commit is acknowledged before its WAL record has left the session: the record goes in with the session's
-    next transaction. A client that was told "committed" just before the kill was told a lie.
+    next transaction. A client that was told "committed" just before the kill was told a lie. It ends with the story of
+    the first loss, as `crashbed explain` tells it.
 
     \b
     crashbed demo
@@ -36,7 +39,8 @@ def demo(out: Path, seed: int, kills: int) -> int:
     stop = StopRule(cycles=kills)
     with View(plan, stop) as view:
         outcome = run_campaign(plan, stop, out, view=view, defect=DEFECT, keep=True)
-    show_verdict(outcome.verdict, outcome.report)
+    story = tell_verdict(RunDirectory.open(outcome.report), outcome.verdict) if outcome.verdict.findings else ()
+    show_verdict(outcome.verdict, outcome.report, story)
     if outcome.verdict.status is not Status.FINDING:
         click.echo(
             f"\nthe planted defect ({DEFECTS[DEFECT].title}) was not found: this is an error of the harness", err=True

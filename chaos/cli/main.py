@@ -13,6 +13,7 @@ import click
 from chaos.cli.data import controldata, init, points, serve, waldump
 from chaos.cli.demo import demo
 from chaos.cli.evidence import judge, report
+from chaos.cli.explain import explain
 from chaos.cli.run import replay, run_command
 from chaos.defects.defect import StaleDefectError
 from chaos.errors import CampaignError
@@ -33,6 +34,7 @@ def crashbed() -> None:
     crashbed run                       20 kills of the built-in server, a verdict, a report
     crashbed run --kills 300           more of them
     crashbed replay out/... --cycle 7  one cycle again
+    crashbed explain out/...           how its first failure came about
     crashbed demo                      a server with a planted defect: see a red run
     crashbed init -D data && crashbed serve -D data
 
@@ -40,7 +42,7 @@ def crashbed() -> None:
     """
 
 
-for command in (run_command, replay, judge, report, demo, init, serve, waldump, controldata, points):
+for command in (run_command, replay, judge, report, explain, demo, init, serve, waldump, controldata, points):
     crashbed.add_command(command)
 
 

@@ -21,6 +21,7 @@ from supervisor.engine.transam import row_locks as row_locks_module
 from supervisor.engine.transam import snapshot as snapshot_module
 from supervisor.engine.transam.clog import CommitLog
 from supervisor.engine.transam.row_locks import RowLocks
+from supervisor.engine.transam.snapmgr import Isolation, SnapshotManager
 from supervisor.engine.transam.snapshot import RunningTransactions
 from supervisor.engine.transam.transaction import Transaction
 from supervisor.engine.wal import insert as wal_module
@@ -79,19 +80,33 @@ class Engine:
         self.wal = Wal(disk, attachment, settings, identity)
         self.pool = BufferPool(disk, attachment, self.wal, settings)
         self.running = RunningTransactions(attachment)
+        self.snapshots = SnapshotManager(self.running)
         self.clog = CommitLog(self.pool, self.wal, self.running)
         self.row_locks = RowLocks(attachment, self.running)
         self.heap = Heap(attachment, self.pool, self.wal, self.clog, self.running, self.row_locks)
         self.catalog = Catalog(self.pool, self.wal)
         self.transaction = Transaction(attachment, self.wal, self.clog, self.running)
         self.tables = Tables(
-            self.host, self.pool, self.wal, self.running, self.row_locks, self.heap, self.catalog, self.transaction
+            self.host,
+            self.pool,
+            self.wal,
+            self.running,
+            self.snapshots,
+            self.row_locks,
+            self.heap,
+            self.catalog,
+            self.transaction,
         )
+
+    def begin(self, isolation: Isolation) -> None:
+        """Begin a transaction of several statements; one of a single statement needs no beginning."""
+        self.snapshots.begin(isolation)
 
     def commit(self) -> None:
         """End the transaction durably."""
         self.transaction.commit()
         self.tables.end_transaction()
+        self.snapshots.end()
         self.catalog.end_transaction(committed=True)
 
     def abort(self) -> None:
@@ -100,6 +115,7 @@ class Engine:
         self.row_locks.release_all()
         self.transaction.abort()
         self.tables.end_transaction()
+        self.snapshots.end()
         self.catalog.end_transaction(committed=False)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A session: transactions over typed rows, READ COMMITTED, errors known by their SQLSTATE.
+"""A session: transactions over typed rows, READ COMMITTED or REPEATABLE READ, errors known by their SQLSTATE.
 
 Owns the transaction a client is in and turns every error into a rolled-back one. It validates a row wholly
 before anything is changed, so that wrong input leaves nothing half done. It never parses SQL and never touches
@@ -7,7 +7,7 @@ a page: `engine.access` does.
 Rows are tuples in column order. Types and the Python values that stand for them: bool (bool), integer and bigint
 (int), double precision (float), text (str), bytea (bytes); None is null. One column is the primary key.
 
-Outside `begin`/`commit` each call is a transaction of its own. An error inside a transaction rolls it back at once
+Outside `begin`/`commit` each call is a transaction of its own, READ COMMITTED. An error inside a transaction rolls it back at once
 and leaves the session in a failed transaction: every call but `commit` and `rollback` is then refused with 25P02,
 and `commit` ends it as a rollback (as PostgreSQL does).
 
@@ -23,6 +23,7 @@ from supervisor import errors
 from supervisor.engine.access.catalog import check_definition
 from supervisor.engine.access.tuple import Row, Value
 from supervisor.engine.engine import Engine
+from supervisor.engine.transam.snapmgr import Isolation
 from supervisor.errors import ServerError
 
 
@@ -48,11 +49,18 @@ class Session:
 
     # Transactions.
 
-    def begin(self) -> None:
-        """Open a transaction block; ServerError 25001 if one is open."""
+    def begin(self, isolation: str = Isolation.READ_COMMITTED) -> None:
+        """Open a transaction block; ServerError 25001 if one is open, 22023 for an isolation level that there is not.
+
+        "read committed": each statement sees what had committed when it began, and a change is made to the newest
+        committed version. "repeatable read": all statements see what had committed when the first one began; a
+        change, or a lock, of a row that another transaction has changed since is ServerError 40001, and the
+        transaction is to be tried again from its beginning.
+        """
         if self._in_block:
             self._refuse_if_failed()
             raise ServerError("there is already a transaction in progress", sqlstate=errors.ACTIVE_SQL_TRANSACTION)
+        self._engine.begin(_isolation(isolation))
         self._in_block = True
 
     def commit(self) -> bool:
@@ -101,7 +109,8 @@ class Session:
 
     def get(self, table: str, key: Value, for_update: bool = False) -> Row | None:
         """The row with this key, or None. `for_update` locks it until the transaction ends, waiting for whoever
-        else has changed or locked it (55P03 after lock_timeout), and returns its newest committed version."""
+        else has changed or locked it (55P03 after lock_timeout), and returns its newest committed version (40001
+        when a repeatable-read transaction does not see that one)."""
         self._refuse_if_failed()
         try:
             found = self._known(table) or self._tables.find(table)
@@ -168,3 +177,14 @@ class Session:
                 "current transaction is aborted, commands ignored until end of transaction block",
                 sqlstate=errors.IN_FAILED_SQL_TRANSACTION,
             )
+
+
+def _isolation(name: str) -> Isolation:
+    try:
+        return Isolation(name)
+    except ValueError:
+        raise ServerError(
+            f'isolation level "{name}" is not supported',
+            sqlstate=errors.INVALID_PARAMETER_VALUE,
+            hint=f"Available levels: {', '.join(Isolation)}.",
+        ) from None

@@ -92,7 +92,10 @@ _put_end = Struct("<IIHH").pack_into
 DONE = 0
 MISSING = -1
 CHANGED = -2
-NO_ROOM = -3
+"""A newer version was committed after the snapshot was taken (`TM_Updated`)."""
+DELETED = -3
+"""The row was deleted, and that committed, after the snapshot was taken (`TM_Deleted`)."""
+NO_ROOM = -4
 """Results below 0 and DONE; a result above 0 is the xid to wait for."""
 
 
@@ -187,7 +190,7 @@ class Heap:
         self, relation: int, tid: int, snapshot: Snapshot, xid: int, has_key: HasKey, key: Key
     ) -> tuple[int, bytes]:
         """Lock the version that a snapshot sees for transaction `xid`: (DONE, values), or (MISSING, b""),
-        (CHANGED, b"") when a newer one was committed since the snapshot, or (xid to wait for, b"")."""
+        (CHANGED, b""), (DELETED, b""), or (xid to wait for, b"")."""
         pool, mm = self._pool, self._mm
         result, buffer, page, at, length, _, _ = self._begin_change(relation, tid, snapshot, xid, has_key, key)
         if result:
@@ -198,7 +201,7 @@ class Heap:
         return DONE, body
 
     def delete(self, relation: int, tid: int, snapshot: Snapshot, xid: int, has_key: HasKey, key: Key) -> int:
-        """End the version that a snapshot sees: DONE, MISSING, CHANGED or the xid to wait for."""
+        """End the version that a snapshot sees: DONE, MISSING, CHANGED, DELETED or the xid to wait for."""
         pool, mm = self._pool, self._mm
         result, buffer, page, at, _, _, _ = self._begin_change(relation, tid, snapshot, xid, has_key, key)
         if result:
@@ -218,7 +221,7 @@ class Heap:
     ) -> int:
         """Replace the version that a snapshot sees by one on the same page, which needs no index entry.
 
-        DONE, MISSING, CHANGED, the xid to wait for, or NO_ROOM: then the version is locked for `xid`, and the
+        DONE, MISSING, CHANGED, DELETED, the xid to wait for, or NO_ROOM: then the version is locked for `xid`, and the
         caller goes on with `insert` (avoiding this block), the index, and `link`.
         """
         pool, mm = self._pool, self._mm
@@ -304,7 +307,7 @@ class Heap:
             return result, 0, 0, 0, 0, 0, 0
 
     def _may_change(self, at: int, xmax: int, xid: int) -> int:
-        flags = _header(self._mm, at)[4]
+        _, _, _, next_line, flags = _header(self._mm, at)
         if flags & XMAX_INVALID:
             return DONE
         if self._is_running(xmax):
@@ -318,7 +321,7 @@ class Heap:
             set_hint(self._mm, at, XMAX_COMMITTED if committed else XMAX_INVALID)
             if not committed:
                 return DONE
-        return CHANGED
+        return CHANGED if next_line else DELETED
 
     def _lock_version(self, relation: int, block: int, buffer: int, page: int, at: int, xid: int) -> None:
         mm = self._mm

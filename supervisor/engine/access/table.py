@@ -1,8 +1,8 @@
 """Statements on one table: heap and index together, under one snapshot (PostgreSQL's executor, in a handful of calls).
 
-Owns how a row is found through its key, how a statement waits for another transaction and begins again with a new
-snapshot (READ COMMITTED), how a key is kept unique, and when an update goes to another page. It is always called
-inside a transaction, and never ends one.
+Owns how a row is found through its key, how a statement waits for another transaction and then begins again with a
+new snapshot (READ COMMITTED) or gives up (REPEATABLE READ), how a key is kept unique, and when an update goes to
+another page. It is always called inside a transaction, and never ends one.
 
 Order against races: the snapshot is taken before the index is read, so every version that it sees has its entry. A
 tid from the index is only a claim: the row found there is asked for its key, for its line may have been given to
@@ -23,10 +23,11 @@ from supervisor.engine.access.catalog import (
     no_such_table,
     table_row,
 )
-from supervisor.engine.access.heap import CHANGED, DONE, MISSING, NO_ROOM, Heap
+from supervisor.engine.access.heap import CHANGED, DELETED, DONE, MISSING, NO_ROOM, Heap
 from supervisor.engine.access.tuple import Column, Row, Value
 from supervisor.engine.storage.buffers import BufferPool
 from supervisor.engine.transam.row_locks import RowLocks
+from supervisor.engine.transam.snapmgr import SnapshotManager
 from supervisor.engine.transam.snapshot import RunningTransactions, Snapshot
 from supervisor.engine.transam.transaction import Transaction
 from supervisor.engine.wal.insert import Wal
@@ -46,6 +47,7 @@ class Tables:
         pool: BufferPool,
         wal: Wal,
         running: RunningTransactions,
+        snapshots: SnapshotManager,
         row_locks: RowLocks,
         heap: Heap,
         catalog: Catalog,
@@ -55,28 +57,17 @@ class Tables:
         self._pool = pool
         self._wal = wal
         self._running = running
+        self._snapshots = snapshots
         self._row_locks = row_locks
         self._heap = heap
         self._catalog = catalog
         self._transaction = transaction
-        self._scans: dict[int, int] = {}
-        self._next_scan = 0
         # Rows that this transaction has locked or changed in place: where they are, and a snapshot that sees them.
         # Nobody else can change, move or prune them before the transaction ends, so both stay true.
         self._mine: dict[tuple[int, Key], tuple[int, Snapshot]] = {}
 
-    # Snapshots: one a statement; a scan keeps its own until it ends.
-
-    def _begin(self) -> Snapshot:
-        return self._running.snapshot()
-
-    def _end(self) -> None:
-        scans = self._scans
-        self._running.release_snapshot(next(iter(scans.values())) if scans else 0)
-
     def end_transaction(self) -> None:
-        """The transaction is over: an open scan may not go on, and no row is its own any more."""
-        self._scans.clear()
+        """The transaction is over: no row is its own any more."""
         self._mine.clear()
 
     # Tables.
@@ -85,7 +76,7 @@ class Tables:
         """The table of a name; ServerError 42P01."""
         table = self._catalog.known(name)
         if table is None:
-            row = self.get(self._catalog.catalog, name)
+            row = self._get(self._catalog.catalog, name, self._snapshots.catalog())
             if row is None:
                 raise no_such_table(name)
             table = self._catalog.remember(row, own=False)
@@ -94,7 +85,8 @@ class Tables:
     def create(self, name: str, columns: Sequence[Column], primary_key: str) -> None:
         """Create a table; ServerError 42P07 if the name is taken (54000 if its definition does not fit a page)."""
         catalog = self._catalog.catalog
-        if self._catalog.known(name) is not None or self.get(catalog, name) is not None:
+        known = self._catalog.known(name) is not None
+        if known or self._get(catalog, name, self._snapshots.catalog()) is not None:
             raise _duplicate_table(name)
         catalog.codec.encode(table_row(name, 0, 0, columns, primary_key))
         xid = self._transaction.ensure_xid()
@@ -122,15 +114,17 @@ class Tables:
     # Rows.
 
     def get(self, table: Table, value: Value) -> Row | None:
-        """The row with a key as a new snapshot sees it."""
+        """The row with a key as the statement's snapshot sees it."""
+        return self._get(table, value, self._snapshots.statement())
+
+    def _get(self, table: Table, value: Value, snapshot: Snapshot) -> Row | None:
         key = table.search_key(value)
-        snapshot = self._begin()
         row = None
         for tid in table.btree.lookup(key):
             row = self._visible(table, tid, key, snapshot)
             if row is not None:
                 break
-        self._end()
+        self._snapshots.end_statement()
         return row
 
     def _visible(self, table: Table, tid: int, key: Key, snapshot: Snapshot) -> Row | None:
@@ -141,10 +135,13 @@ class Tables:
         return row if table.key_of(row) == key else None
 
     def get_for_update(self, table: Table, value: Value) -> Row | None:
-        """The newest committed row with a key, locked for this transaction; waits for whoever changed it."""
+        """The newest committed row with a key, locked for this transaction; waits for whoever changed it.
+
+        ServerError 40001 if this transaction's one snapshot does not see that version.
+        """
         key = table.search_key(value)
         while True:
-            snapshot = self._begin()
+            snapshot = self._snapshots.statement()
             tids = table.btree.lookup(key)
             result, body = MISSING, b""
             for tid in tids:
@@ -154,6 +151,8 @@ class Tables:
                     break
             if result == DONE:
                 self._mine[table.heap, key] = (tid, snapshot)
+            elif result == DELETED:
+                result = CHANGED  # PostgreSQL's `ExecLockRows` says "concurrent update" of both.
             if not self._again(table, tids, result):
                 return table.codec.decode(body) if result == DONE else None
 
@@ -161,6 +160,7 @@ class Tables:
         """Add a row; ServerError 23505 if its key exists. Waits for a transaction whose end decides that."""
         body = table.codec.encode(row)
         key = table.key_of(row)
+        self._snapshots.keep()
         xid = self._transaction.ensure_xid()
         tid = self._heap.insert(table.heap, xid, body)
         dead: list[int] = []
@@ -190,7 +190,7 @@ class Tables:
         return 0
 
     def update(self, table: Table, value: Value, row: Row) -> bool:
-        """Replace the newest committed row with a key; False if there is none."""
+        """Replace the newest committed row with a key; False if there is none. ServerError 40001: see `_again`."""
         body = table.codec.encode(row)
         key = table.search_key(value)
         if table.key_of(row) != key:
@@ -205,7 +205,7 @@ class Tables:
             if result == DONE:
                 return True
         while True:
-            snapshot = self._begin()
+            snapshot = self._snapshots.statement()
             tids = table.btree.lookup(key)
             result = MISSING
             for tid in tids:
@@ -216,7 +216,7 @@ class Tables:
                 return result == DONE
 
     def _update(self, table: Table, tid: int, snapshot: Snapshot, key: Key, body: bytes) -> int:
-        """Replace the version that a snapshot sees at one tid: DONE, MISSING, CHANGED or the xid to wait for."""
+        """Replace the version that a snapshot sees at one tid: a result of `Heap.update`."""
         xid = self._transaction.ensure_xid()
         result = self._heap.update(table.heap, tid, snapshot, xid, table.codec.has_key, key, body)
         if result == DONE:
@@ -240,11 +240,11 @@ class Tables:
         heap.link(table.heap, tid, snapshot, xid, has_key, key, new_tid)
 
     def delete(self, table: Table, value: Value) -> bool:
-        """Remove the newest committed row with a key; False if there is none."""
+        """Remove the newest committed row with a key; False if there is none. ServerError 40001: see `_again`."""
         key = table.search_key(value)
         self._mine.pop((table.heap, key), None)
         while True:
-            snapshot = self._begin()
+            snapshot = self._snapshots.statement()
             tids = table.btree.lookup(key)
             result = MISSING
             for tid in tids:
@@ -261,10 +261,7 @@ class Tables:
         The snapshot is taken at the first row asked for. ServerError 34000 if the transaction ended meanwhile.
         """
         start = None if after is None else table.search_key(after)
-        number = self._next_scan
-        self._next_scan += 1
-        snapshot = self._begin()
-        self._scans[number] = snapshot.xmin
+        number, snapshot = self._snapshots.open_scan()
         try:
             left = -1 if limit is None else limit
             for seen, (key, tid) in enumerate(table.btree.scan(start)):
@@ -278,22 +275,28 @@ class Tables:
                 if row is not None:
                     left -= 1
                     yield row
-                    if number not in self._scans:
+                    if not self._snapshots.is_open(number):
                         raise ServerError("the transaction of this scan is over", sqlstate="34000")
         finally:
-            if self._scans.pop(number, None) is not None:
-                self._end()
+            self._snapshots.close_scan(number)
 
     def _again(self, table: Table, tids: list[int], result: int) -> bool:
         """End a round of a statement that changes a row: False if `result` stands, True (after the wait that it
-        asks for) if a new snapshot must decide."""
-        self._end()
+        asks for) if the statement must begin again.
+
+        READ COMMITTED begins again with a new snapshot. A REPEATABLE READ transaction has but one: a version that was
+        committed after it cannot be built upon, which is ServerError 40001 (`ExecUpdate`, `ExecDelete`,
+        `ExecLockRows`).
+        """
+        self._snapshots.end_statement()
         if len(tids) > 1:
             self._clean_up(table, tids)
-        if result <= DONE and result != CHANGED:
+        if result in (DONE, MISSING):
             return False
-        if result != CHANGED:
+        if result > DONE:
             self._row_locks.wait_for(result)
+        elif self._snapshots.repeatable:
+            raise _could_not_serialize("update" if result == CHANGED else "delete")
         self._host.check_interrupts()
         return True
 
@@ -310,6 +313,10 @@ class Tables:
             table.btree.remove(table.key_of(table.codec.decode(body)), tid)
 
         return remove
+
+
+def _could_not_serialize(change: str) -> ServerError:
+    return ServerError(f"could not serialize access due to concurrent {change}", sqlstate=errors.SERIALIZATION_FAILURE)
 
 
 def _duplicate_table(name: str) -> ServerError:
