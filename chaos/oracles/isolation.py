@@ -5,9 +5,9 @@ that depend on each other in a circle that is forbidden (G0, G1c, and for transa
 update, G-single, G-nonadjacent); of a knot the shortest cycle is told. `isolation_levels` has the table and the
 rule for mixed levels. Its trials are the transactions that depend on another one or on which another depends.
 
-It judges workloads that have lists. What was read within the loss window of asynchronous commit (`loss_window`) is
-left out: the crash may have taken what it saw, as it may have taken the reader's own work. Nothing is held against a transaction whose outcome nobody knows: its reads
-are not known, and it counts as committed only where an element of its own is found.
+It judges workloads that have lists. Nothing is held against a transaction whose outcome nobody knows: its reads are
+not known, and it counts as committed only where an element of its own is found. Nor is what a transaction read
+that was acknowledged within the loss window of asynchronous commit: the crash may have taken what it saw.
 """
 
 from __future__ import annotations
