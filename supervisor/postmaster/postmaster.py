@@ -36,7 +36,7 @@ from supervisor.postmaster.values import SIGKILL_CHILDREN_AFTER_S, CanAccept, PM
 from supervisor.processes.child import Birth
 from supervisor.processes.dead_end import refusal
 from supervisor.roles import Role
-from supervisor.shmem import activity, pmsignal
+from supervisor.shmem import activity, cancel_keys, pmsignal
 from supervisor.shmem.region import Region
 
 TOUCH_SOCKETS_S = 58 * 60
@@ -397,7 +397,8 @@ def exit_line(name: str, pid: int, status: int) -> str:
 
 def make_region(settings: Settings, generation: int) -> Region:
     """A new generation of shared memory with every subsystem's part made ready."""
-    areas = pmsignal.shmem_areas(settings) + activity.shmem_areas(settings) + engine_areas(settings)
+    subsystems = (pmsignal.shmem_areas, activity.shmem_areas, cancel_keys.shmem_areas, engine_areas)
+    areas = [area for subsystem in subsystems for area in subsystem(settings)]
     region = Region.create(areas, name=f"crashbed:{settings.run_name}:gen{generation}", generation=generation)
     engine_init(region, settings)
     return region

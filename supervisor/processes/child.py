@@ -38,6 +38,7 @@ from supervisor.points import PointMap
 from supervisor.roles import Role
 from supervisor.shmem.activity import Activity
 from supervisor.shmem.attachment import Attachment, attach
+from supervisor.shmem.cancel_keys import CancelKeys
 from supervisor.shmem.pmsignal import PMSignal
 from supervisor.shmem.region import Region
 
@@ -94,6 +95,7 @@ class Child:
     disk: Disk
     pmsignal: PMSignal
     activity: Activity
+    cancel_keys: CancelKeys
     procedures: Mapping[str, Any]
     postmaster: int
     socket: socket.socket | None = None
@@ -111,6 +113,7 @@ class Child:
         if self.attachment is not None:
             self.attachment.detach()
             self.attachment = None
+        self.cancel_keys.forget(self.slot)
         self.pmsignal.mark_inactive(self.slot)
 
 
@@ -179,6 +182,7 @@ def _begin(birth: Birth) -> Child:
         disk=PosixDisk(birth.data_directory, host),
         pmsignal=PMSignal(birth.region),
         activity=Activity(birth.region, birth.settings),
+        cancel_keys=CancelKeys(birth.region, birth.settings),
         procedures=birth.procedures,
         postmaster=os.getppid(),
         socket=birth.socket,
