@@ -13,6 +13,7 @@ import click
 from chaos.cli.data import controldata, init, points, serve, waldump
 from chaos.cli.demo import demo
 from chaos.cli.evidence import judge, report
+from chaos.cli.reload import reload
 from chaos.cli.run import replay, run_command
 from chaos.defects.defect import StaleDefectError
 from chaos.errors import CampaignError
@@ -40,7 +41,7 @@ def crashbed() -> None:
     """
 
 
-for command in (run_command, replay, judge, report, demo, init, serve, waldump, controldata, points):
+for command in (run_command, replay, judge, report, demo, init, serve, reload, waldump, controldata, points):
     crashbed.add_command(command)
 
 

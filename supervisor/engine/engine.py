@@ -88,6 +88,12 @@ class Engine:
             self.host, self.pool, self.wal, self.running, self.row_locks, self.heap, self.catalog, self.transaction
         )
 
+    def use(self, settings: Settings) -> None:
+        """Go by other settings from now on: those of a reload, which differ only in what a reload may change."""
+        self.settings = settings
+        self.wal.use(settings)
+        self.row_locks.timeout_ms = settings.lock_timeout
+
     def commit(self) -> None:
         """End the transaction durably."""
         self.transaction.commit()

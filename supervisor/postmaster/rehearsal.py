@@ -16,9 +16,11 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 from supervisor.config import Settings
+from supervisor.config_file import ConfigFile
 from supervisor.engine.disk.disk import Disk
 from supervisor.engine.disk.memory import MemoryDisk
 from supervisor.engine.engine import Engine
@@ -29,7 +31,7 @@ from supervisor.engine.recovery.redo import recover
 from supervisor.engine.wal.lsn import WAL_DIRECTORY
 from supervisor.host import ProcessHost, SoloHost
 from supervisor.log import Journal, Level, ServerLog
-from supervisor.postmaster.postmaster import make_region
+from supervisor.postmaster.memory import make_region
 from supervisor.processes import backend, dead_end
 from supervisor.processes.checkpointer import Checkpointer
 from supervisor.processes.child import (
@@ -158,6 +160,7 @@ class Rehearsal:
             role=role,
             slot=1,
             settings=_SETTINGS,
+            config_file=ConfigFile(Path(os.devnull)),
             region=region,
             control=read_control(self._disk),
             host=self._host,

@@ -40,6 +40,8 @@ def main(child: Child) -> int:
     """Serves the client of `child.socket`; the exit status."""
     if child.socket is None:
         raise AssertionError("a backend has a connection")
+    interrupts = Interrupts()
+    signal.signal(signal.SIGHUP, interrupts.on_reload)
     unblock_signals()
     connection = Connection(child.socket, child.host)
     try:
@@ -54,7 +56,6 @@ def main(child: Child) -> int:
     if isinstance(startup, CancelRequest):
         send_cancel_request(startup, child.cancel_keys, child.log)
         return EXIT_ORDERLY
-    interrupts = Interrupts()
     child.host.interrupts = interrupts.check
     # Before the slot is active: from there on the plain `_exit(1)` of SIGTERM would be a crash.
     signal.signal(signal.SIGTERM, interrupts.on_terminate)
@@ -117,6 +118,12 @@ def converse(
     def report_activity(text: str) -> None:
         child.activity.report(child.slot, text)
 
+    def show(name: str) -> str:
+        return child.settings.show(name)  # those of now: a reload makes new ones
+
+    def reload() -> None:
+        engine.use(child.reload())
+
     executor = Executor(
         session=session,
         host=child.host,
@@ -129,11 +136,11 @@ def converse(
             report_activity=report_activity,
         ),
         parameters={**parameters, **UNREPORTED},
-        show=child.settings.show,
+        show=show,
         names=child.settings.names,
         checkpoint=lambda: requests.request(_CHECKPOINT_NOW),
     )
-    CommandLoop(connection, executor, child.procedures, interrupts, child.log, report_activity).run()
+    CommandLoop(connection, executor, child.procedures, interrupts, child.log, report_activity, reload).run()
 
 
 def _greet(connection: Connection, parameters: dict[str, str], key_data: bytes) -> None:

@@ -105,7 +105,7 @@ class Checkpointer:
 def main(child: Child) -> int:
     """Serve until the shutdown checkpoint is written and SIGUSR2 comes; returns the exit status."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    requests = Requests(signal.SIGINT, signal.SIGUSR2)
+    requests = Requests(signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
     if child.control.state is not ClusterState.SHUTDOWNED and not leftovers_synced(child.region):
         # First of all, and needing nothing but the disk: the startup process is at work, and will wait for this.
         sync_leftovers(child.disk, child.region, fsync=child.settings.fsync)
@@ -114,6 +114,8 @@ def main(child: Child) -> int:
     checkpointer = Checkpointer(child, engine)
     while not requests.came(signal.SIGINT):
         latch.clear()
+        if requests.take(signal.SIGHUP):
+            engine.use(child.reload())
         pause_ms = attempt(child, engine, checkpointer.work, ROUND_MS)
         if not requests.came(signal.SIGINT):
             child.host.wait(latch, pause_ms)

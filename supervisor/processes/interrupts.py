@@ -20,6 +20,7 @@ class Interrupts:
         self._cancel = False
         self._running = False
         self._held = False
+        self._reload = False
 
     def on_terminate(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM's handler: end the session at the next safe place."""
@@ -28,6 +29,15 @@ class Interrupts:
     def on_cancel(self, number: int, frame: FrameType | None) -> None:
         """SIGINT's handler: end the statement at the next safe place."""
         self._cancel = True
+
+    def on_reload(self, number: int, frame: FrameType | None) -> None:
+        """SIGHUP's handler: read the settings again before the next command."""
+        self._reload = True
+
+    def take_reload(self) -> bool:
+        """Whether SIGHUP came since the last call."""
+        came, self._reload = self._reload, False
+        return came
 
     def begin_statement(self) -> None:
         """From here on a cancel is meant for this statement."""

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import select
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from supervisor.points import Point, PointAction
-from supervisor.roles import Role
+from supervisor.points import Point
 from tests.conftest import MakeServer
 from tests.support import wire_client as client
-from tests.support.bank_client import set_up, transfers
-from tests.support.scene import Points, planted, state
+from tests.support.bank_client import transfers
+from tests.support.held_up import ELSEWHERE, SEED, held_up, passed, transfer, with_bank
+from tests.support.scene import Points, planted
 from tests.support.server import LiveServer
 from tests.support.waiting import wait_until
 from workloads.bank import TRANSFER_KIND, Bank
@@ -30,9 +28,6 @@ from workloads.bank import TRANSFER_KIND, Bank
 pytestmark = pytest.mark.live
 
 CANCELLED = ("57014", "canceling statement due to user request")
-TRANSFER = "CALL bank(worker => 0, first => {operation}, transactions => 1, seed => {seed}, history => false)"
-"""The seed alone says between which accounts."""
-SEED, ELSEWHERE = 7, 8
 FLUSH = "supervisor/engine/wal/flush.py"
 
 
@@ -48,42 +43,10 @@ def error(heard: bytes) -> tuple[str, str]:
     return fields["C"], fields["M"]
 
 
-def transfer(operation: int, seed: int = SEED) -> bytes:
-    return client.query(TRANSFER.format(operation=operation, seed=seed))
-
-
-@contextmanager
-def held_up(server: LiveServer, points: Points, point: Point, *, k: int = 1) -> Iterator[int]:
-    """A session whose transfer stands still at a point; the pid. It goes on when the block ends."""
-    arm = points.arm(Role.BACKEND, point, PointAction.SIGSTOP, k=k)
-    with server.knock() as session:
-        pid = session.log_in()
-        session.say(transfer(1))
-        assert points.wait_fired(arm) == pid
-        wait_until(f"process {pid} to stop", lambda: state(pid) == "T")
-        try:
-            yield pid
-        finally:
-            server.signal_child(pid, signal.SIGCONT)
-        assert client.errors(session.hear("Z")) == []
-
-
-def with_bank(make_server: MakeServer, points: Points, code: Path | None = None) -> LiveServer:
-    # A WAL writer that flushes for others would take the turn of the session that is to be held up.
-    server = make_server(points.options | {"wal_writer_delay": "10s"}, code=code).start()
-    set_up(server)
-    return server
-
-
 @pytest.fixture
 def bank(make_server: MakeServer, points: Points) -> LiveServer:
     """A server whose sessions' points can be armed, with a bank."""
     return with_bank(make_server, points)
-
-
-def count(points: Points, point: Point) -> int:
-    """How often backends have passed a point."""
-    return points.map.counts().get((Role.BACKEND, point), 0)
 
 
 def test_a_wait_for_a_row_is_cancelled_and_the_session_goes_on(bank: LiveServer, points: Points) -> None:
@@ -91,7 +54,7 @@ def test_a_wait_for_a_row_is_cancelled_and_the_session_goes_on(bank: LiveServer,
         pid = waiter.log_in()
         with held_up(bank, points, Point.COMMIT_BEFORE_RECORD):
             waiter.say(transfer(2))
-            wait_until("it to wait for the row", lambda: count(points, Point.ROW_LOCK_WAIT))
+            wait_until("it to wait for the row", lambda: passed(points, Point.ROW_LOCK_WAIT))
             cancel(bank, pid, waiter.cancel_key)
             assert error(waiter.hear("Z")) == CANCELLED
             assert client.errors(waiter.ask("SHOW port")) == []
@@ -112,9 +75,9 @@ def cancelled_in_its_flush(server: LiveServer, points: Points) -> tuple[bool, by
     with server.knock() as session:
         with held_up(server, points, Point.WAL_FLUSH_BEFORE_FSYNC):
             pid = session.log_in()
-            before = count(points, Point.COMMIT_AFTER_RECORD)
+            before = passed(points, Point.COMMIT_AFTER_RECORD)
             session.say(transfer(2, ELSEWHERE))
-            wait_until("its commit record to be written", lambda: count(points, Point.COMMIT_AFTER_RECORD) > before)
+            wait_until("its commit record to be written", lambda: passed(points, Point.COMMIT_AFTER_RECORD) > before)
             cancel(server, pid, session.cancel_key)
             early = bool(select.select([session.socket], (), (), 0.5)[0])
         return early, session.hear("Z")
@@ -155,7 +118,7 @@ def test_a_wrong_key_does_nothing_and_no_key_is_ever_logged(bank: LiveServer, po
         assert waiter.cancel_key != other.cancel_key, "the same secret for everybody"
         with held_up(bank, points, Point.COMMIT_BEFORE_RECORD):
             waiter.say(transfer(2))
-            wait_until("it to wait for the row", lambda: count(points, Point.ROW_LOCK_WAIT))
+            wait_until("it to wait for the row", lambda: passed(points, Point.ROW_LOCK_WAIT))
             cancel(bank, pid, other.cancel_key)
             cancel(bank, pid, b"")
             cancel(bank, pid, waiter.cancel_key[:3])
@@ -183,7 +146,7 @@ def test_the_rule_sees_a_key_that_is_not_compared(make_server: MakeServer, point
     with server.knock() as waiter, held_up(server, points, Point.COMMIT_BEFORE_RECORD):
         pid = waiter.log_in()
         waiter.say(transfer(2))
-        wait_until("it to wait for the row", lambda: count(points, Point.ROW_LOCK_WAIT))
+        wait_until("it to wait for the row", lambda: passed(points, Point.ROW_LOCK_WAIT))
         cancel(server, pid, bytes(4))
         assert error(waiter.hear("Z")) == CANCELLED
 
@@ -194,7 +157,7 @@ def test_a_statement_can_be_cancelled_while_nobody_new_is_let_in(bank: LiveServe
         pid = waiter.log_in()
         with held_up(bank, points, Point.COMMIT_BEFORE_RECORD):
             waiter.say(transfer(2))
-            wait_until("it to wait for the row", lambda: count(points, Point.ROW_LOCK_WAIT))
+            wait_until("it to wait for the row", lambda: passed(points, Point.ROW_LOCK_WAIT))
             bank.signal_postmaster(signal.SIGTERM)
             bank.wait_log("received smart shutdown request")
             cancel(bank, pid, waiter.cancel_key)
