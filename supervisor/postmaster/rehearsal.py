@@ -149,7 +149,7 @@ class Rehearsal:
     def _checkpoint(self, region: Region) -> None:
         child = self._child(region, Role.CHECKPOINTER)
         with self._engine(child) as engine:
-            checkpointer = Checkpointer(child, engine)
+            checkpointer = Checkpointer(child, engine, obey=lambda: False)
             engine.wal.write_background()
             engine.pool.background_write(1)
             CheckpointRequests(engine.attachment).request(CheckpointFlags.FAST | CheckpointFlags.FORCE)
