@@ -42,6 +42,7 @@ def spreading(make_server: MakeServer, code: Path | None = None) -> LiveServer:
     # Heard in a pause, or the checkpoint would be over in a second.
     configuration.write_text("checkpoint_timeout = 1h\n")
     server.signal_postmaster(signal.SIGHUP)
+    server.wait_log('parameter "checkpoint_timeout" changed to "1h"')
     return server
 
 
