@@ -2,7 +2,10 @@
 
 Handlers only set flags; `check`, which the engine reaches through `Host.check_interrupts` wherever nothing is half
 done, turns a flag into an exception. To die beats to cancel. A cancel that comes while no statement runs is forgotten:
-it was meant for the one before.
+it was meant for the one before. A reload waits for the next command.
+
+A commit looks at nothing between its record and its client's answer: a cancel that comes in its wait for the flush is
+obeyed at the first place behind it, when the transaction has committed.
 """
 
 from __future__ import annotations
