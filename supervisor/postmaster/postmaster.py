@@ -100,7 +100,7 @@ class Postmaster:
         self._forked: dict[Role, int] = {}  # per role in this generation
         self._generation = 0
         self._death_pipe, self._death_pipe_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._pending_shutdown = Shutdown.NONE
+        self._shutdowns: set[Shutdown] = set()  # asked for and not yet told
         self._pending_reload = False
         self._stopwatch_ns: int | None = None
         self._fork_failed = False
@@ -171,15 +171,18 @@ class Postmaster:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _note_shutdown(self, number: int, frame: FrameType | None) -> None:
-        self._pending_shutdown = max(self._pending_shutdown, _SHUTDOWN_SIGNALS[signal.Signals(number)])
+        self._shutdowns.add(_SHUTDOWN_SIGNALS[signal.Signals(number)])
 
     def _note_reload(self, number: int, frame: FrameType | None) -> None:
         self._pending_reload = True
 
     def _reload_if_asked(self) -> None:
         """Read the settings anew and have the children do the same (`process_pm_reload_request`)."""
-        asked, self._pending_reload = self._pending_reload, False
-        if not asked or self._exit_code is not None or not reload_honoured(self._state):
+        if not self._pending_reload:
+            return
+        # Cleared before the file is read: a signal that comes from now on asks for another look at it.
+        self._pending_reload = False
+        if self._exit_code is not None or not reload_honoured(self._state):
             return
         self._log.log(Level.LOG, "received SIGHUP, reloading configuration files")
         restarted = self._settings.restart_after_crash
@@ -190,9 +193,10 @@ class Postmaster:
         self._signal(signal.SIGHUP, frozenset(CHILD_ROLES) - {Role.DEAD_END})
 
     def _tell_shutdown_request(self) -> None:
-        mode = self._pending_shutdown
-        if mode is not Shutdown.NONE:
-            self._pending_shutdown = Shutdown.NONE
+        if self._shutdowns:
+            mode = max(self._shutdowns)
+            # With it go the weaker ones; a stronger one that comes just now stays.
+            self._shutdowns.difference_update([other for other in Shutdown if other <= mode])
             self._tell(ev.ShutdownRequested(mode))
 
     def _tell_messages(self) -> None:

@@ -40,9 +40,11 @@ class Requests:
 
     def take(self, number: signal.Signals) -> bool:
         """Whether the signal came since the last call."""
-        came = number in self._came
+        if number not in self._came:
+            return False
+        # Only where it was seen: one that comes in between must not be cleared unread.
         self._came.discard(number)
-        return came
+        return True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._came.add(number)

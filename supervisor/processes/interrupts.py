@@ -39,8 +39,11 @@ class Interrupts:
 
     def take_reload(self) -> bool:
         """Whether SIGHUP came since the last call."""
-        came, self._reload = self._reload, False
-        return came
+        if not self._reload:
+            return False
+        # Only where it was seen: one that comes in between must not be cleared unread.
+        self._reload = False
+        return True
 
     def begin_statement(self) -> None:
         """From here on a cancel is meant for this statement."""

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from chaos.oracles.reaping import Reaping
+from chaos.oracles.transitions import Transitions
 from supervisor.points import Point
 from tests.conftest import MakeScene, MakeServer
 from tests.support import wire_client as client
@@ -170,11 +172,15 @@ def test_a_server_that_is_told_so_does_not_restart_after_the_next_crash(server: 
     assert 'shutting down because "restart_after_crash" is off' in server.log()
 
 
-def test_a_reload_survives_a_crash(server: LiveServer) -> None:
+def test_a_reload_survives_a_crash_and_no_oracle_takes_it_for_anything_else(make_scene: MakeScene) -> None:
+    scene = make_scene()
+    server = scene.server
+    reload(server, "lock_timeout = 7s\nrestart_after_crash = off\n")
     reload(server, "lock_timeout = 7s\n")
     server.kill("walwriter")
     server.wait_generation(1)
     assert show(server, "lock_timeout") == "7s"
+    assert scene.failures(Reaping(), Transitions()) == []
 
 
 def test_in_a_fast_shutdown_it_is_ignored_without_a_word(server: LiveServer) -> None:
