@@ -14,6 +14,7 @@ from chaos.cli.data import controldata, init, points, serve, waldump
 from chaos.cli.demo import demo
 from chaos.cli.evidence import judge, report
 from chaos.cli.explain import explain
+from chaos.cli.reload import reload
 from chaos.cli.run import replay, run_command
 from chaos.defects.defect import StaleDefectError
 from chaos.errors import CampaignError
@@ -42,7 +43,20 @@ def crashbed() -> None:
     """
 
 
-for command in (run_command, replay, judge, report, explain, demo, init, serve, waldump, controldata, points):
+for command in (
+    run_command,
+    replay,
+    judge,
+    report,
+    explain,
+    demo,
+    init,
+    serve,
+    reload,
+    waldump,
+    controldata,
+    points,
+):
     crashbed.add_command(command)
 
 
