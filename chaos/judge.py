@@ -11,7 +11,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from chaos.oracles.evidence import Evidence
 from chaos.oracles.oracle import OracleResult
 from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
+from chaos.orphans import die_with
 from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries
 from chaos.verdict import CycleFacts, Decision, ExitCode, Reason, conclude, reach
 from chaos.witness.account import Account
@@ -244,18 +244,15 @@ def _seconds(cycles: Sequence[Cycle]) -> float:
     return (max(ends) - cycles[0].begin_ns) / 1e9 if ends else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Arguments:
-    directory: Path
-    interrupted: bool
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Judge the run in a directory, write verdict and reports; 0 whatever the verdict is, 3 when it cannot."""
     parser = argparse.ArgumentParser(prog="python -m chaos.judge", description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--interrupted", action="store_true", help="the run was interrupted")
+    parser.add_argument("--die-with", type=int, metavar="PID", help="end at once when this parent process dies")
     chosen = parser.parse_args(arguments)
+    if chosen.die_with is not None:
+        die_with(chosen.die_with)
     try:
         run = RunDirectory.open(chosen.directory)
         run.write_verdict(judge_run(run, interrupted=chosen.interrupted))

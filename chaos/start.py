@@ -7,7 +7,6 @@ should not carry.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import resource
@@ -29,6 +28,7 @@ from chaos.campaign import Campaign, CycleResult
 from chaos.defects import DEFECTS
 from chaos.errors import CampaignError, Unobservable
 from chaos.interruption import Interruption
+from chaos.orphans import adopt_orphans, reap_orphans
 from chaos.plan import CampaignPlan
 from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
 from chaos.verdict import ExitCode
@@ -40,7 +40,6 @@ from reports.verdict import Status, Verdict
 from supervisor.points import PointMap
 from workloads.registry import MODULES
 
-PR_SET_CHILD_SUBREAPER = 36
 JUDGE = [sys.executable, "-m", "chaos.judge"]
 SEGMENT_NOTE = "1 MiB WAL segments, so that campaigns switch and recycle many"
 
@@ -100,7 +99,7 @@ def run_campaign(
     Raises CampaignError, TargetError, RunDirectoryError, StaleDefectError; the run directory holds what was
     recorded so far. KeyboardInterrupt comes out of it when there was a second Ctrl-C, while it was judging.
     """
-    _adopt_orphans()
+    adopt_orphans()
     _raise_file_limit()
     run = RunDirectory.create(out, plan.seed)
     view.say(f"run directory: {run.path}")
@@ -142,7 +141,7 @@ def _crash(
     with ExitStack() as made:
         made.callback(interruption.release)
         made.callback(shutil.rmtree, run.path / "template", ignore_errors=True)
-        made.callback(_reap_orphans)
+        made.callback(reap_orphans)
         kernel = made.enter_context(run.kernel_writer())
         with interruption.held():
             witness = open_witness(run.path.name)
@@ -176,7 +175,13 @@ def _crash(
 
 def judge_in_a_process(run: RunDirectory, interruption: Interruption, *, interrupted: bool = False) -> Verdict:
     """Judge a run and write its reports in a process of its own; returns the verdict it wrote."""
-    command = [*JUDGE, str(run.path.absolute()), *(["--interrupted"] if interrupted else [])]
+    command = [
+        *JUDGE,
+        str(run.path.absolute()),
+        "--die-with",
+        str(os.getpid()),
+        *(["--interrupted"] if interrupted else []),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
     process = None
     try:
@@ -335,19 +340,3 @@ def _program() -> str:
     if called.name != "crashbed" or shutil.which("crashbed"):
         return "crashbed"
     return os.path.relpath(called)
-
-
-def _adopt_orphans() -> None:
-    """Become the parent of children whose postmaster was SIGKILLed, so that none outlives the harness."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _reap_orphans() -> None:
-    """Collect adopted children that have ended; the target's own processes are gone by now."""
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return

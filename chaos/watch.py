@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from chaos.oracles.data import judge_latest
+from chaos.orphans import die_with
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
 
@@ -37,7 +38,7 @@ class Watch:
 
     def __init__(self, run: RunDirectory, code_root: Path) -> None:
         self._process = subprocess.Popen(
-            [*COMMAND, str(run.path.absolute())],
+            [*COMMAND, str(run.path.absolute()), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(code_root)},
@@ -79,8 +80,9 @@ class Watch:
         self._process.stdout.close()
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, harness: int) -> None:
     """Judge the newest observation whenever told, until the input ends; one line of JSON for each judgement."""
+    die_with(harness)
     os.nice(LEAST_PRIORITY)
     run = RunDirectory.open(directory)
     # Words that came meanwhile are taken together: the newest observation is what counts.
@@ -94,4 +96,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
