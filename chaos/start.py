@@ -35,7 +35,7 @@ from chaos.verdict import ExitCode
 from chaos.watch import Seen, Watch
 from chaos.witness.witness import KernelWitness, Unavailable, WitnessStopped, open_witness
 from reports.records import unusable
-from reports.rundir import RunDirectory, RunDirectoryError, utc_text
+from reports.rundir import RunDirectory, RunDirectoryError, sweep, utc_text
 from reports.verdict import Status, Verdict
 from supervisor.points import PointMap
 from workloads.registry import MODULES
@@ -102,9 +102,10 @@ def run_campaign(
     adopt_orphans()
     _raise_file_limit()
     run = RunDirectory.create(out, plan.seed)
-    view.say(f"run directory: {run.path}")
-    _describe(run, plan, stop, defect=defect, require=require, first_cycle=first_cycle)
-    with Interruption() as interruption:
+    with Interruption() as interruption, run.lock():
+        view.say(f"run directory: {run.path}")
+        sweep(out)
+        _describe(run, plan, stop, defect=defect, require=require, first_cycle=first_cycle)
         try:
             interrupted = _crash(run, plan, stop, first_cycle, view, defect, interruption)
             _note_end(run)
@@ -140,7 +141,7 @@ def _crash(
     """
     with ExitStack() as made:
         made.callback(interruption.release)
-        made.callback(shutil.rmtree, run.path / "template", ignore_errors=True)
+        made.callback(shutil.rmtree, run.template, ignore_errors=True)
         made.callback(reap_orphans)
         kernel = made.enter_context(run.kernel_writer())
         with interruption.held():
@@ -154,7 +155,7 @@ def _crash(
         code = None
         if defect:
             # Kept beside the evidence: it is what was tested.
-            code = DEFECTS[defect].plant(CODE_ROOT, run.path.absolute() / "code")
+            code = DEFECTS[defect].plant(CODE_ROOT, run.code.absolute())
             view.say(f"planted defect: {DEFECTS[defect].title}")
         watch = Watch(run, CODE_ROOT) if stop.on_finding else None
         if watch is not None:

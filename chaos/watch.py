@@ -87,7 +87,7 @@ def main(directory: Path, harness: int) -> None:
     run = RunDirectory.open(directory)
     # Words that came meanwhile are taken together: the newest observation is what counts.
     while os.read(sys.stdin.fileno(), 1 << 16):
-        results = judge_latest(run, WORKLOADS).results
+        results = judge_latest(run.sittings()[-1], WORKLOADS).results
         found = [Seen(result.name, failure.message, failure.cycle) for result in results for failure in result.failures]
         try:
             os.write(sys.stdout.fileno(), msgspec.json.encode(found) + b"\n")
