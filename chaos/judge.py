@@ -40,6 +40,11 @@ from workloads.registry import WORKLOADS
 _CUT_SHORT = (ExitCode.INTERRUPTED, ExitCode.HARNESS_ERROR)
 WITNESS_REMEDY = "run as root with tracefs mounted, in the machine's own pid namespace"
 
+EXACTNESS = "the plan is the same to the byte; when a kill lands is up to the machine, unless it is placed at a point"
+RESUMED_EXACTNESS = (
+    "; this run was resumed on a fresh cluster where it had been cut off, and will not be cut there again"
+)
+
 
 def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     """Judge a run from its directory; raises RunDirectoryError.
@@ -92,7 +97,7 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         recoveries=tuple(recovery for part in judged for recovery in part.recoveries),
         environment=describe(run.path, info.versions),
         reproduce=_reproduce(info, run),
-        exactness="the plan is the same to the byte; when a kill lands is up to the machine, unless it is placed at a point",
+        exactness=EXACTNESS + (RESUMED_EXACTNESS if before else ""),
         started=info.started,
         finished=info.finished or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         seconds=sum(_seconds(part.cycles) for part in judged),
