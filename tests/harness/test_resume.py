@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.live
 
-CYCLES = 5
+CYCLES = 12
 PLAN = ("--kills", str(CYCLES), "--seed", "9", "--backends", "4")
 
 
@@ -41,7 +41,8 @@ def cut_off(place: Bed, number: signal.Signals, *arguments: str) -> Running:
     wait_until("the run directory", lambda: "run directory: " in running.output, deadline_s=30)
     wait_until("two cycles", lambda: len(cycles_ended(running.directory)) >= 2, deadline_s=30)
     running.signal(number)
-    running.process.wait()
+    done = running.end()
+    assert done.status in (-signal.SIGKILL, 2), done
     return running
 
 
@@ -77,7 +78,7 @@ def test_a_finding_stays_and_keeps_its_evidence(place: Bed) -> None:
     done = place.run("run", "--resume", str(run.path))
     assert done.status == 1, done
     assert before <= {finding.cycle for finding in run.read_verdict().findings}
-    again = place.run("run", "--resume", str(run.path), "--kills", "9")
+    again = place.run("run", "--resume", str(run.path), "--kills", "20")
     assert again.status == 3 and "ended with a finding" in again.errors and run.pgdata.exists()
 
 
