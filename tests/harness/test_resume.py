@@ -59,16 +59,20 @@ def test_a_run_that_was_cut_off_goes_on_to_its_planned_end(place: Bed, number: s
     assert (verdict.cycles, verdict.findings) == (CYCLES, ()), done
     assert f"--kills {CYCLES}" in done.last_line and done.last_line.endswith("--seed 9")
     assert place.left_behind(done.pid) == [] and not run.template.exists() and not run.pgdata.exists()
-    judged = place.run("judge", str(run.path))
-    assert judged.status == done.status, judged
 
+
+def test_a_run_that_ended_as_planned_goes_on_only_if_the_plan_is_raised(place: Bed) -> None:
+    run = place.campaign("--kills", "2", "--seed", "9", "--backends", "4").directory
     again = place.run("run", "--resume", str(run.path))
-    assert again.status == 3 and "ended as planned" in again.errors, again
+    assert again.status == 3 and "ended as planned, after 2 cycles" in again.errors, again
     lower = place.run("run", "--resume", str(run.path), "--kills", "1")
     assert lower.status == 4 and "can only be raised" in lower.errors, lower
-    more = place.run("run", "--resume", str(run.path), "--kills", str(CYCLES + 1))
+    unplanned = place.run("run", "--resume", str(run.path), "--duration", "1h")
+    assert unplanned.status == 4 and "planned without it" in unplanned.errors, unplanned
+    more = place.run("run", "--resume", str(run.path), "--kills", "3")
     assert more.status in (0, 5), more
-    assert run.read_verdict().cycles == CYCLES + 1 and f"--kills {CYCLES + 1}" in more.last_line
+    assert cycles_ended(run) == [0, 1, 2] and run.read_verdict().cycles == 3 and "--kills 3" in more.last_line
+    assert "resumed with cycle 2; before: after 2 cycles" in run.read_info().stop_rule
 
 
 def test_a_finding_stays_and_keeps_its_evidence(place: Bed) -> None:
