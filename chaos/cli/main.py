@@ -12,6 +12,7 @@ import click
 
 from chaos.cli.data import controldata, init, points, serve, waldump
 from chaos.cli.demo import demo
+from chaos.cli.doctor import doctor
 from chaos.cli.evidence import judge, report
 from chaos.cli.explain import explain
 from chaos.cli.reload import reload
@@ -36,7 +37,9 @@ def crashbed() -> None:
     crashbed run --kills 300           more of them
     crashbed replay out/... --cycle 7  one cycle again
     crashbed explain out/...           how its first failure came about
+    crashbed run --resume out/...      go on with a run that was cut off
     crashbed demo                      a server with a planted defect: see a red run
+    crashbed doctor                    what this machine permits
     crashbed init -D data && crashbed serve -D data
 
     Exit status: 0 held, 1 finding, 2 interrupted, 3 harness error, 4 usage, 5 inconclusive.
@@ -50,6 +53,7 @@ for command in (
     report,
     explain,
     demo,
+    doctor,
     init,
     serve,
     reload,

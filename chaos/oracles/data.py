@@ -78,7 +78,7 @@ class _Cycle:
 
 
 def judge_run(run: RunDirectory, workloads: Mapping[str, Workload], *, loss_window_ns: int = 0) -> DataJudgement:
-    """Judge every observation of a run. `workloads` has each workload by name, as it was set up.
+    """Judge every observation of a run's sitting. `workloads` has each workload by name, as it was set up.
 
     `loss_window_ns` is how long before a crash an acknowledgement was no promise yet; see `loss_window`.
 
@@ -98,13 +98,13 @@ def judge_run(run: RunDirectory, workloads: Mapping[str, Workload], *, loss_wind
 
 
 def judge_latest(run: RunDirectory, workloads: Mapping[str, Workload], *, loss_window_ns: int = 0) -> DataJudgement:
-    """Judge the last observation of a run with the operations it covers; nothing if there is none.
+    """Judge the last observation of a run's sitting with the operations it covers; nothing if there is none.
 
     WAL replay is left to `judge_run`, for it needs the server's whole journal.
     """
     judging = _Judging(run, workloads, tuple(OF_LEDGER), loss_window_ns)
     record = last_record(run.observed)
-    if record is not None:
+    if record is not None and run.covers(record["t"]):
         timeline = _timeline(run.harness_records())
         epoch = next((cycle.epoch for cycle in timeline if cycle.cycle == record["cycle"]), None)
         first = cycle_of(record["observation"]["after"]) + 1
@@ -212,7 +212,7 @@ class _Judging:
         titles = {name: title for name, (title, _) in OF_LEDGER.items()}
         titles |= {wal_replay.NAME: wal_replay.TITLE, isolation.NAME: isolation.TITLE}
         results = tuple(add(counts).result(name, titles[name]) for name, counts in self._counts.items())
-        return DataJudgement(results, _sum(self._ledgers), self._cycles)
+        return DataJudgement(results, sum_ledgers(self._ledgers), self._cycles)
 
     def _history(self, timeline: Sequence[_Cycle]) -> History:
         numbers = {cycle.cycle for cycle in timeline}
@@ -288,7 +288,9 @@ def _of_workload(history: History, timeline: Iterable[_Cycle], workload: str) ->
     return History(operations, history.contradictions, history.contradicted)
 
 
-def _sum(ledgers: Sequence[report.Ledger]) -> report.Ledger:
+def sum_ledgers(ledgers: Sequence[report.Ledger]) -> report.Ledger:
+    """The ledgers of several clusters as one."""
+
     def row(name: str) -> report.Fate:
         rows: list[report.Fate] = [getattr(ledger, name) for ledger in ledgers]
         return report.Fate(
