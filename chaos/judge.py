@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from chaos.environment import describe
-from chaos.oracles import internal_error, observable
+from chaos.machine import machine
+from chaos.oracles import internal_error, leak, observable
 from chaos.oracles.data import CycleCounts
 from chaos.oracles.data import judge_run as judge_data
 from chaos.oracles.evidence import Evidence
@@ -27,8 +28,11 @@ from chaos.oracles.oracle import OracleResult
 from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
 from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries
+from chaos.timelines import timelines
+from chaos.trends import resources
 from chaos.verdict import CycleFacts, Decision, ExitCode, Reason, conclude, reach
 from chaos.witness.account import Account
+from reports.details import Details
 from reports.render import write_reports
 from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
 from reports.statistics import bound
@@ -40,7 +44,25 @@ _CUT_SHORT = (ExitCode.INTERRUPTED, ExitCode.HARNESS_ERROR)
 WITNESS_REMEDY = "run as root with tracefs mounted, in the machine's own pid namespace"
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What judging a run came to: the verdict, and what a report draws beside it."""
+
+    verdict: Verdict
+    details: Details
+
+    def write(self, run: RunDirectory) -> None:
+        """Replace verdict.json and details.json. Raises RunDirectoryError."""
+        run.write_details(self.details)
+        run.write_verdict(self.verdict)
+
+
 def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
+    """The verdict alone; see `judge_in_full`."""
+    return judge_in_full(run, interrupted=interrupted).verdict
+
+
+def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
     """Judge a run from its directory; raises RunDirectoryError.
 
     A run that its harness did not bring to the end (killed, or stopped by an error) was interrupted as well.
@@ -53,11 +75,16 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     refused = internal_error.judge(run.harness_records())
     results = [*data.results, observed, refused]
     supervision = [oracle.judge(evidence) for oracle in SUPERVISION]
-    results_by_name = {result.name: result for result in [*results, *supervision]}
+    used = resources(run.harness_records())
+    growth = leak.judge(used.trends)
+    every = [*results, *supervision, growth]
+    results_by_name = {result.name: result for result in every}
     witnessed = evidence.account.opened is not None
     insisted = info.plan.get("require") == "supervision"
     rows = [result.row() for result in results]
     rows += [result.row(required=witnessed or insisted) for result in supervision]
+    # Most plans give no postmaster the cycles that it takes.
+    rows.append(growth.row(required=False))
     interrupted = interrupted or info.finished is None or info.exit_code in _CUT_SHORT
     cycles = cycles_of(run.harness_records())
     if interrupted:
@@ -66,12 +93,13 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     lives = reigns(evidence)
     reasons = [_conclude(cycle, data.cycles.get(cycle.cycle), evidence.account, lives, witnessed) for cycle in cycles]
     decision = reach(rows, reasons, interrupted=interrupted)
-    findings = tuple(_findings([*results, *supervision], info, run))
+    findings = tuple(_findings(every, info, run))
     failed = {finding.cycle for finding in findings if finding.cycle is not None}
     epochs = {cycle.epoch for cycle in cycles}
     conclusive = [cycle for cycle, why in zip(cycles, reasons, strict=True) if not why or cycle.cycle in failed]
     rows = [_bounded(row, results_by_name[row.name], conclusive) for row in rows]
-    return Verdict(
+    recovered = tuple(recoveries(cycles, evidence, run))
+    verdict = Verdict(
         status=decision.status,
         exit_code=int(decision.exit_code),
         seed=info.seed,
@@ -83,7 +111,7 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         oracles=tuple(rows),
         findings=findings,
         inconclusive=decision.inconclusive,
-        not_judged=tuple(_not_judged(evidence, [*results, *supervision], decision, insisted=insisted)),
+        not_judged=tuple(_not_judged(evidence, every, decision, insisted=insisted)),
         bounds=(
             bound("cycle", len(conclusive), len([c for c in conclusive if c.cycle in failed])),
             bound("epoch", len(epochs), len({cycle.epoch for cycle in cycles if cycle.cycle in failed})),
@@ -91,7 +119,7 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         stop_rule=info.stop_rule,
         ledger=data.ledger,
         coverage=_coverage(run),
-        recoveries=tuple(recoveries(cycles, evidence, run)),
+        recoveries=recovered,
         environment=describe(run.path, info.versions),
         reproduce=_reproduce(info, run),
         exactness="the plan is the same to the byte; when a kill lands is up to the machine, unless it is placed at a point",
@@ -99,6 +127,10 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         finished=info.finished or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         seconds=_seconds(cycles),
     )
+    details = Details(
+        timelines=timelines(cycles, recovered, failed, evidence), machine=machine(evidence.server), resources=used
+    )
+    return Judgement(verdict, details)
 
 
 def _bounded(row: OracleRow, result: OracleResult, cycles: Sequence[Cycle]) -> OracleRow:
@@ -258,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         run = RunDirectory.open(chosen.directory)
-        run.write_verdict(judge_run(run, interrupted=chosen.interrupted))
+        judge_in_full(run, interrupted=chosen.interrupted).write(run)
         write_reports(run)
     except RunDirectoryError as error:
         print(error, file=sys.stderr)  # noqa: T201
