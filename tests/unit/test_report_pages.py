@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import pytest
 
 from reports import model
-from reports.charts import thinned
+from reports.charts.recovery import thinned
 from reports.render import write_reports
 from reports.rundir import RunDirectory, RunDirectoryError
 from reports.verdict import Fate, Recovery, Status, Verdict
