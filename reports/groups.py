@@ -15,6 +15,7 @@ MOST_ROWS = 12
 """Rows of one group; the rarest of more are put together."""
 
 KIB = 1024
+LEAST_LIMIT = 64 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def groups(recoveries: Sequence[Recovery]) -> tuple[Group, ...]:
         return ()
     return (
         Group("Fault", _rows(timed, lambda recovery: recovery.fault or "not recorded")),
-        Group("Victim", _rows(timed, lambda recovery: recovery.victim or "not recorded")),
+        Group("Victim", _rows(timed, _victim)),
         Group("WAL replayed", _by_size(timed)),
     )
 
@@ -62,6 +63,11 @@ def _rows(timed: Sequence[Recovery], label: Callable[[Recovery], str]) -> tuple[
     return tuple(rows)
 
 
+def _victim(recovery: Recovery) -> str:
+    """One role, or that it was several: their combinations are too many to compare."""
+    return "several roles" if ", " in recovery.victim else recovery.victim or "not recorded"
+
+
 def _by_size(timed: Sequence[Recovery]) -> tuple[GroupRow, ...]:
     """In steps of four: 64 KiB, 256 KiB, 1 MiB and so on."""
     parts: dict[int, list[Recovery]] = {}
@@ -70,12 +76,12 @@ def _by_size(timed: Sequence[Recovery]) -> tuple[GroupRow, ...]:
         if recovery.redo_bytes is None:
             unknown.append(recovery)
             continue
-        limit = 64 * KIB
+        limit = LEAST_LIMIT
         while recovery.redo_bytes >= limit:
             limit *= 4
         parts.setdefault(limit, []).append(recovery)
     rows = [
-        _row(f"under {size(limit)}" if limit == 64 * KIB else f"{size(limit // 4)} to {size(limit)}", some)
+        _row(f"under {size(limit)}" if limit == LEAST_LIMIT else f"{size(limit // 4)} to {size(limit)}", some)
         for limit, some in sorted(parts.items())
     ]
     return (*rows, *([_row("not recorded", unknown)] if unknown else ()))

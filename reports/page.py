@@ -77,6 +77,7 @@ def render(report: Report) -> str:
         duration=duration,
         moment=moment,
         heard=heard,
+        fine=lambda value: f"{value:,.3f}",
         role_ink=swimlane.role_ink,
     )
     return environment.get_template("report.html.j2").render(

@@ -55,6 +55,14 @@ def rows(plot: figure) -> None:
     plot.yaxis.axis_line_alpha = 0
 
 
+def few_ticks(plot: figure) -> None:
+    """So few numbers along the time that they fit on a phone beside long names of rows."""
+    from bokeh.models import BasicTicker
+
+    if isinstance(plot.xaxis[0].ticker, BasicTicker):
+        plot.xaxis[0].ticker.desired_num_ticks = 4
+
+
 def ink(renderer: Any, name: str) -> None:
     """Have the page colour a renderer's glyph by one of its custom properties."""
     renderer.glyph.tags = [f"ink:{name}"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from reports.charts.figure import FONT, base, hover, ink, milliseconds, plain_numbers, rows, wide
+from reports.charts.figure import FONT, base, few_ticks, hover, ink, milliseconds, plain_numbers, rows, wide
 from reports.groups import Group
 from reports.model import Report, Span, spans
 from reports.statistics import ecdf
@@ -58,7 +59,12 @@ def _groups(groups: Sequence[Group]) -> figure:
     import numpy as np
     from bokeh.models import Range1d
 
-    named = [(f"{group.title}: {row.label}", row) for group in groups for row in group.rows]
+    labels = Counter(row.label for group in groups for row in group.rows)
+    named = [
+        (row.label if labels[row.label] == 1 else f"{group.title}: {row.label}", row)
+        for group in groups
+        for row in group.rows
+    ]
     least, most = min(row.median for _, row in named), max(row.worst for _, row in named)
     log = wide((least, most))
     plot = base(
@@ -83,6 +89,7 @@ def _groups(groups: Sequence[Group]) -> figure:
         ink(renderer, name)
     rows(plot)
     plain_numbers(plot.xaxis[0])
+    few_ticks(plot)
     said = [("", "@name"), ("cycles", "@n"), ("median", "@median{0,0.0} ms"), ("p95", "@p95{0,0.0} ms")]
     hover(plot, [body, middle], [*said, ("worst", "@worst{0,0.0} ms")])
     return plot

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports.charts.figure import FONT, base, hover, ink, plain_numbers, rows
+from reports.charts.figure import FONT, base, few_ticks, hover, ink, plain_numbers, rows
 from reports.model import PHASES, Shown, spans
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def _phases(axis: Range1d, sources: Mapping[str, Any]) -> figure:
     bars = plot.hbar(y="phase", left="left", right="right", height=0.56, source=sources["phases"], line_width=1.5)
     ink(bars, "accent")
     plain_numbers(plot.xaxis[0])
+    few_ticks(plot)
     hover(plot, [bars], [("", "@phase"), ("from", "@left{0,0.00} ms"), ("to", "@right{0,0.00} ms")])
     return plot
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commits, crash_cycle, idle_memory, results
+from tests.bench import commits, crash_cycle, idle_memory, report, results
 
-MEASUREMENTS = {"crash-cycle": crash_cycle.main, "idle-memory": idle_memory.main, "commits": commits.main}
+MEASUREMENTS = {
+    "crash-cycle": crash_cycle.main,
+    "idle-memory": idle_memory.main,
+    "commits": commits.main,
+    "report": report.main,
+}
 
 
 def main(names: list[str]) -> int:
