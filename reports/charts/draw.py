@@ -45,8 +45,9 @@ def draw(report: Report) -> Charts | None:
     from bokeh.resources import Resources
 
     document = Document()
-    for plot, _ in figures.values():
-        document.add_root(plot)
+    with document.models.freeze():  # else every root has all models looked through again
+        for plot, _ in figures.values():
+            document.add_root(plot)
     placed = {str(plot.id): element for element, (plot, _) in figures.items()}
     return Charts(
         runtime=Resources(mode="inline", components=["bokeh"], minified=True).js_raw[0],
