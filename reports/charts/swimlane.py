@@ -125,7 +125,7 @@ def _lanes(axis: Range1d, names: Sequence[str], sources: Mapping[str, Any]) -> f
     for role in (*ROLES, OTHER):
         lane = plot.hbar(
             y="lane", left="left", right="right", height=0.5, source=sources[f"lanes-{role}"],
-            fill_alpha=0.55, line_alpha=0,
+            fill_alpha=0.7, line_alpha=0,
         )  # fmt: skip
         ink(lane, role_ink(role))
         bars.append(lane)
