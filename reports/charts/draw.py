@@ -1,8 +1,8 @@
-"""All charts of a report, as one Bokeh document.
+"""All charts of a report, as one Bokeh document for each panel of the page.
 
-The outcome is data (`Charts`), not HTML: one document whose roots the page puts in its own elements, so that one
-runtime serves all charts. Bokeh numbers its models by a counter of the process; they are renumbered here, because equal
-runs must give equal bytes.
+The outcome is data (`Charts`), not HTML: documents whose roots the page puts in its own elements, so that one runtime
+serves all charts. The page draws one panel after the other, and what is linked is in one panel. Bokeh numbers its models
+by a counter of the process; they are renumbered here, because equal runs must give equal bytes.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reports.charts import machine, recovery, resources, swimlane
 from reports.model import Report
 
+if TYPE_CHECKING:
+    from bokeh.plotting import figure
+
 
 @dataclass(frozen=True, slots=True)
 class Charts:
-    """What the page embeds: Bokeh's runtime, the document, and which root goes where.
+    """What the page embeds: Bokeh's runtime, the documents and which root goes where, and the cycles to choose from.
 
     `described` holds one sentence for each chart, for readers who cannot see it.
     """
@@ -33,37 +36,45 @@ class Charts:
 
 def draw(report: Report) -> Charts | None:
     """All charts of a report, or None when there is nothing to draw."""
-    panels = [recovery.charts(report), machine.charts(report), resources.charts(report)]
     timelines = report.timelines
-    if timelines:
-        panels.append(swimlane.charts(timelines))
-    figures = {name: chart for panel in panels for name, chart in panel.items()}
-    if not figures:
+    in_order = (
+        recovery.charts(report),
+        swimlane.charts(timelines),
+        machine.charts(report),
+        resources.charts(report),
+    )
+    panels = [panel for panel in in_order if panel]
+    if not panels:
         return None
     import bokeh
-    from bokeh.document import Document
     from bokeh.resources import Resources
 
-    document = Document()
-    with document.models.freeze():  # else every root has all models looked through again
-        for plot, _ in figures.values():
-            document.add_root(plot)
-    placed = {str(plot.id): element for element, (plot, _) in figures.items()}
+    numbers: dict[str, str] = {}
+    embedded = {
+        "panels": [_document(panel, numbers) for panel in panels],
+        "timelines": [swimlane.columns(one) for one in timelines],
+    }
     return Charts(
         runtime=Resources(mode="inline", components=["bokeh"], minified=True).js_raw[0],
         licence=files("bokeh").joinpath("LICENSE.txt").read_text(encoding="utf-8"),
         version=bokeh.__version__,
-        document=_encoded(document.to_json(deferred=False), placed, [swimlane.columns(one) for one in timelines]),
-        described={name: said for name, (_, said) in figures.items()},
+        document=json.dumps(embedded, ensure_ascii=True, separators=(",", ":")),
+        described={name: said for panel in panels for name, (_, said) in panel.items()},
     )
 
 
-def _encoded(document: Any, roots: Mapping[str, str], timelines: list[dict[str, Any]]) -> str:
-    """The JSON of a Bokeh document and its roots, the models numbered from 1 in order of appearance.
+def _document(panel: Mapping[str, tuple[figure, str]], numbers: dict[str, str]) -> dict[str, Any]:
+    """One panel's document, and the element of each of its roots.
 
-    Only the values under "id" are names of models: a text that happens to look like one is left alone.
+    Models are numbered from 1 in order of appearance, `numbers` going on from panel to panel. Only the values under "id"
+    are names of models: a text that happens to look like one is left alone.
     """
-    numbers: dict[str, str] = {}
+    from bokeh.document import Document
+
+    document = Document()
+    with document.models.freeze():  # else every root has all models looked through again
+        for plot, _ in panel.values():
+            document.add_root(plot)
 
     def renumber(value: Any) -> Any:
         if isinstance(value, dict):
@@ -77,9 +88,5 @@ def _encoded(document: Any, roots: Mapping[str, str], timelines: list[dict[str, 
             return [renumber(inner) for inner in value]
         return value
 
-    embedded = {
-        "doc": renumber(document),
-        "roots": {numbers[root]: place for root, place in roots.items()},
-        "timelines": timelines,
-    }
-    return json.dumps(embedded, ensure_ascii=True, separators=(",", ":"))
+    made = renumber(document.to_json(deferred=False))
+    return {"doc": made, "roots": {numbers[str(plot.id)]: element for element, (plot, _) in panel.items()}}

@@ -77,7 +77,9 @@ def columns(shown: Shown) -> dict[str, Any]:
 
 
 def charts(shown: Sequence[Shown]) -> dict[str, tuple[figure, str]]:
-    """The three figures with the first cycle in them, by the element that each goes to, with its sentence."""
+    """The three figures with the first cycle in them, by the element that each goes to, with its sentence; none without cycles."""
+    if not shown:
+        return {}
     from bokeh.models import ColumnDataSource, Range1d, WheelZoomTool
     from bokeh.models.annotations import Span
 

@@ -25,10 +25,10 @@
     return;
   }
   const charts = JSON.parse(data.textContent);
-  const ids = Object.keys(charts.roots);
+  const drawn = [];
   Bokeh.set_log_level("error");
 
-  function recolour() {
+  function recolour(ids = drawn) {
     const style = getComputedStyle(root);
     for (const id of ids) {
       const view = Bokeh.index[id];
@@ -53,7 +53,8 @@
     if (chooser === null) {
       return;
     }
-    const model = (name) => Bokeh.documents[0].get_model_by_name(name);
+    const linked = Bokeh.documents.find((document) => document.get_model_by_name("time") !== null);
+    const model = (name) => linked.get_model_by_name(name);
     const axis = model("time");
     const said = document.getElementById("window");
     let shown = charts.timelines[0];
@@ -95,17 +96,26 @@
     tell();
   }
 
+  // One panel after the other, each in a task of its own: the page can be read and scrolled meanwhile.
+  async function draw() {
+    for (const [number, { doc, roots }] of charts.panels.entries()) {
+      await new Promise((resume) => { setTimeout(resume); });
+      const ids = Object.keys(roots);
+      const docid = `panel-${number}`;
+      await Bokeh.embed.embed_items({ [docid]: doc }, [{ docid, roots, root_ids: ids }]);
+      drawn.push(...ids);
+      recolour(ids);
+    }
+    showCycles();
+    root.dataset.charts = String(drawn.length);
+  }
+
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => recolour());
+  addEventListener("beforeprint", () => { root.classList.add("paper"); recolour(); });
+  addEventListener("afterprint", () => { root.classList.remove("paper"); recolour(); });
   // The elements need their width before Bokeh measures them, so they show before they are drawn.
   root.classList.add("drawn");
-  const items = [{ docid: "report", roots: charts.roots, root_ids: ids }];
-  Bokeh.embed.embed_items({ report: charts.doc }, items).then(() => {
-    recolour();
-    showCycles();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
-    addEventListener("beforeprint", () => { root.classList.add("paper"); recolour(); });
-    addEventListener("afterprint", () => { root.classList.remove("paper"); recolour(); });
-    root.dataset.charts = String(ids.length);
-  }, (error) => {
+  draw().catch((error) => {
     root.classList.remove("drawn");
     console.error("the charts could not be drawn", error);
   });

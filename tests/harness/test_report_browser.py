@@ -127,18 +127,19 @@ def test_the_charts_follow_the_reader_into_the_dark_and_back(browser: Chromium, 
     assert seen[0] == seen[2] != seen[1]
 
 
+LINKED = "Bokeh.documents.find((each) => each.get_model_by_name('time') !== null)"
 AXES = """
 ["states", "lanes", "phases"].map((name) => {
-  const axis = Bokeh.documents[0].get_model_by_name(`figure-${name}`).x_range;
+  const axis = LINKED.get_model_by_name(`figure-${name}`).x_range;
   return [axis.start, axis.end];
 })
 """
-ROWS = "Bokeh.documents[0].get_model_by_name('figure-lanes').y_range.factors"
+ROWS = f"{LINKED}.get_model_by_name('figure-lanes').y_range.factors"
 
 
 def _axes(browser: Chromium) -> tuple[float, float]:
     """The time shown, which is the same in the three linked charts."""
-    shown = browser.evaluate(AXES)
+    shown = browser.evaluate(AXES.replace("LINKED", LINKED))
     assert shown[0] == shown[1] == shown[2]
     start, end = shown[0]
     return start, end
@@ -171,13 +172,13 @@ def test_another_cycle_is_drawn_when_it_is_chosen(browser: Chromium, pages: dict
     browser.device()
     _open(browser, pages[Status.HELD])
     assert browser.evaluate(ROWS) == ["startup 1003", "walwriter 1002", "backend 1001", "postmaster 1000"]
-    before = browser.evaluate("Bokeh.documents[0].get_model_by_name('lanes-startup').data.right[0]")
+    before = browser.evaluate(f"{LINKED}.get_model_by_name('lanes-startup').data.right[0]")
     browser.evaluate(
         "(() => { const box = document.getElementById('cycle');"
         " box.value = '1'; box.dispatchEvent(new Event('change')); })()"
     )
     assert browser.evaluate(ROWS) == ["startup 2003", "walwriter 2002", "backend 2001", "postmaster 2000"]
-    assert browser.evaluate("Bokeh.documents[0].get_model_by_name('lanes-startup').data.right[0]") < before
+    assert browser.evaluate(f"{LINKED}.get_model_by_name('lanes-startup').data.right[0]") < before
     for chart in ("chart-states", "chart-lanes", "chart-lane-phases"):
         _wait_until_painted(browser, chart)
     assert browser.exceptions == []
