@@ -60,7 +60,7 @@ def few_ticks(plot: figure) -> None:
     from bokeh.models import BasicTicker
 
     if isinstance(plot.xaxis[0].ticker, BasicTicker):
-        plot.xaxis[0].ticker.desired_num_ticks = 4
+        plot.xaxis[0].ticker.desired_num_ticks = 5
 
 
 def ink(renderer: Any, name: str) -> None:

@@ -153,7 +153,6 @@ def _phases(axis: Range1d, sources: Mapping[str, Any]) -> figure:
     bars = plot.hbar(y="phase", left="left", right="right", height=0.56, source=sources["phases"], line_width=1.5)
     ink(bars, "accent")
     plain_numbers(plot.xaxis[0])
-    few_ticks(plot)
     hover(plot, [bars], [("", "@phase"), ("from", "@left{0,0.00} ms"), ("to", "@right{0,0.00} ms")])
     return plot
 
@@ -171,6 +170,7 @@ def _strip(name: str, axis: Range1d, names: Sequence[str], row: int, axis_height
     )
     plot.tags = [row, axis_height]
     rows(plot)
+    few_ticks(plot)  # in all three, so that their grids are one
     plot.yaxis.major_label_text_font_size = "11px"
     plot.yaxis.major_label_text_font = FONT
     return plot
