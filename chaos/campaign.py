@@ -5,7 +5,7 @@ Owns the order of things and the harness's record of them. It decides nothing th
 
 One cycle: arm a point if the plan says so; open the workers; wait for the plan's moment; strike (`chaos.strike`);
 wait until a later generation serves; commit one operation as the first sign of life; look at the data; look at the
-memory maps of every process. An epoch begins with a fresh cluster and ends with a look at everything.
+memory maps of every process, and at what it uses. An epoch begins with a fresh cluster and ends with a look at everything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chaos.driver import CallError, ConnectError, OutsideClient, connect, run_call, run_statement
@@ -22,6 +22,7 @@ from chaos.errors import CampaignError, Unobservable
 from chaos.faults import Blow
 from chaos.load import Load, probe_request
 from chaos.plan import CampaignPlan, CyclePlan
+from chaos.resources import files_below, used_by
 from chaos.strike import Strike
 from chaos.targets.builtin import BuiltinTarget, TargetError
 from chaos.witness.proc_maps import mapped_memories
@@ -175,7 +176,7 @@ class Campaign:
         if not any(blow.landed for blow in strike.blows):
             result.notes.append("the fault missed")
         self._observe(workload, plan.cycle)
-        self._look_at_memory(plan.cycle)
+        self._look_at_processes(plan.cycle)
         for worker, sqlstate, message in load.refusals():
             self._emit("refused", cycle=plan.cycle, worker=worker, sqlstate=sqlstate, message=message)
         result.notes += load.complaints()
@@ -300,8 +301,8 @@ class Campaign:
         self._emit("unobservable", cycle=cycle, workload=workload, error=error, sqlstate=sqlstate)
         return Unobservable(f"cycle {cycle}: the data cannot be read: {error}")
 
-    def _look_at_memory(self, cycle: int) -> None:
-        """Which generations each server process maps, the postmaster included."""
+    def _look_at_processes(self, cycle: int) -> None:
+        """Which generations each server process maps and what it uses, the postmaster included."""
         processes = self._target.processes()
         try:
             for pid, role in [(self._target.pid, "postmaster"), *((p.pid, p.role) for p in processes)]:
@@ -310,6 +311,10 @@ class Campaign:
                     self._emit(
                         "memory_maps", cycle=cycle, pid=pid, role=role, inos=sorted(memory.inode for memory in maps)
                     )
+                used = used_by(pid)
+                if used is not None:
+                    self._emit("used", cycle=cycle, pid=pid, role=role, **asdict(used))
+            self._emit("files", cycle=cycle, files=files_below(self._target.data_directory))
         finally:
             for process in processes:
                 process.close()

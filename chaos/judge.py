@@ -19,24 +19,23 @@ from typing import Any
 import msgspec
 
 from chaos.environment import describe
-from chaos.oracles import internal_error, observable
-from chaos.oracles.data import CycleCounts, sum_ledgers
-from chaos.oracles.data import judge_run as judge_data
-from chaos.oracles.evidence import Evidence
+from chaos.machine import machine
+from chaos.oracles import leak
+from chaos.oracles.data import sum_ledgers
 from chaos.oracles.oracle import OracleResult, merge
-from chaos.oracles.registry import SUPERVISION
-from chaos.oracles.supervision import Reign, reigns
 from chaos.orphans import die_with
-from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries
+from chaos.phases import Cycle
 from chaos.plan import loss_window_ns
-from chaos.verdict import CycleFacts, Decision, ExitCode, Reason, conclude, reach
-from chaos.witness.account import Account
+from chaos.sitting import JudgedSitting, judge_sitting
+from chaos.timelines import timelines
+from chaos.trends import resources
+from chaos.verdict import Decision, ExitCode, reach
+from reports.details import Details
 from reports.render import write_reports
-from reports.rundir import RunDirectory, RunDirectoryError, RunInfo, Sitting
+from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
 from reports.statistics import bound
-from reports.verdict import Coverage, Finding, Ledger, NotJudged, OracleRow, OracleStatus, PointHits, Recovery, Verdict
+from reports.verdict import Coverage, Finding, NotJudged, OracleRow, OracleStatus, PointHits, Verdict
 from supervisor.points import Point, PointMap
-from workloads.registry import WORKLOADS
 
 _CUT_SHORT = (ExitCode.INTERRUPTED, ExitCode.HARNESS_ERROR)
 WITNESS_REMEDY = "run as root with tracefs mounted, in the machine's own pid namespace"
@@ -47,7 +46,25 @@ RESUMED_EXACTNESS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What judging a run came to: the verdict, and what a report draws beside it."""
+
+    verdict: Verdict
+    details: Details
+
+    def write(self, run: RunDirectory) -> None:
+        """Replace verdict.json and details.json. Raises RunDirectoryError."""
+        run.write_details(self.details)
+        run.write_verdict(self.verdict)
+
+
 def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
+    """The verdict alone; see `judge_in_full`."""
+    return judge_in_full(run, interrupted=interrupted).verdict
+
+
+def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
     """Judge a run from its directory; raises RunDirectoryError.
 
     A run that its harness did not bring to the end (killed, or stopped by an error) was interrupted as well.
@@ -61,24 +78,30 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     # With one sitting that had no witness, the oracles' missing trials say it already.
     demanding = insisted and bool(before)
     judged = [
-        _judge_sitting(sitting, window_ns, cut_short=interrupted if sitting is last else True, demanding=demanding)
+        judge_sitting(sitting, window_ns, cut_short=interrupted if sitting is last else True, demanding=demanding)
         for sitting in (*before, last)
     ]
     results = _merged([part.data for part in judged])
     supervision = _merged([part.supervision for part in judged])
-    results_by_name = {result.name: result for result in [*results, *supervision]}
+    used = resources(run.harness_records())
+    growth = leak.judge(used.trends)
+    every = [*results, *supervision, growth]
+    results_by_name = {result.name: result for result in every}
     witnessed = any(part.witnessed for part in judged)
     rows = [result.row() for result in results]
     rows += [result.row(required=witnessed or insisted) for result in supervision]
     cycles = [cycle for part in judged for cycle in part.cycles]
     reasons = [reason for part in judged for reason in part.reasons]
+    # Most plans give no postmaster the cycles that it takes.
+    rows.append(growth.row(required=False))
     decision = reach(rows, reasons, interrupted=interrupted)
-    findings = tuple(_findings([*results, *supervision], info, run))
+    findings = tuple(_findings(every, info, run))
     failed = {finding.cycle for finding in findings if finding.cycle is not None}
     epochs = {cycle.epoch for cycle in cycles}
     conclusive = [cycle for cycle, why in zip(cycles, reasons, strict=True) if not why or cycle.cycle in failed]
     rows = [_bounded(row, results_by_name[row.name], conclusive) for row in rows]
-    return Verdict(
+    recovered = tuple(recovery for part in judged for recovery in part.recoveries)
+    verdict = Verdict(
         status=decision.status,
         exit_code=int(decision.exit_code),
         seed=info.seed,
@@ -90,7 +113,7 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         oracles=tuple(rows),
         findings=findings,
         inconclusive=decision.inconclusive,
-        not_judged=tuple(_not_judged(judged, [*results, *supervision], decision, insisted=insisted)),
+        not_judged=tuple(_not_judged(judged, every, decision, insisted=insisted)),
         bounds=(
             bound("cycle", len(conclusive), len([c for c in conclusive if c.cycle in failed])),
             bound("epoch", len(epochs), len({cycle.epoch for cycle in cycles if cycle.cycle in failed})),
@@ -98,7 +121,7 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         stop_rule=info.stop_rule,
         ledger=sum_ledgers([part.ledger for part in judged]),
         coverage=_coverage(run),
-        recoveries=tuple(recovery for part in judged for recovery in part.recoveries),
+        recoveries=recovered,
         environment=describe(run.path, info.versions),
         reproduce=_reproduce(info, run),
         exactness=EXACTNESS + (RESUMED_EXACTNESS if before else ""),
@@ -106,23 +129,14 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         finished=info.finished or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         seconds=sum(_seconds(part.cycles) for part in judged),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """What one sitting came to: the oracles' answers, and for each cycle why it proved nothing."""
-
-    account: Account
-    data: list[OracleResult]
-    supervision: list[OracleResult]
-    ledger: Ledger
-    cycles: list[Cycle]
-    reasons: list[tuple[Reason, ...]]
-    recoveries: list[Recovery]
-
-    @property
-    def witnessed(self) -> bool:
-        return self.account.opened is not None
+    # Processes are shown of the last sitting alone: pids of two may be the same.
+    shown = judged[-1]
+    details = Details(
+        timelines=timelines(shown.cycles, shown.recoveries, failed, shown.evidence),
+        machine=machine([record for part in judged for record in part.evidence.server]),
+        resources=used,
+    )
+    return Judgement(verdict, details)
 
 
 def _merged(judged: Sequence[Sequence[OracleResult]]) -> list[OracleResult]:
@@ -134,62 +148,12 @@ def _merged(judged: Sequence[Sequence[OracleResult]]) -> list[OracleResult]:
     return [merge(answers) for answers in by_name.values()]
 
 
-def _judge_sitting(run: Sitting, window_ns: int, *, cut_short: bool, demanding: bool) -> _Judged:
-    """`demanding` makes every kill count as unseen that no witness saw, also where there was none."""
-    evidence = Evidence.of(run)
-    data = judge_data(run, WORKLOADS, loss_window_ns=window_ns)
-    observed = observable.judge(run.harness_records(), sum(1 for _ in run.observed_records()))
-    refused = internal_error.judge(run.harness_records())
-    cycles = cycles_of(run.harness_records())
-    if cut_short:
-        # The one that was under way proves nothing and is no fault of anybody's.
-        cycles = [cycle for cycle in cycles if cycle.end_ns is not None]
-    witnessed = evidence.account.opened is not None
-    lives = reigns(evidence)
-    return _Judged(
-        account=evidence.account,
-        data=[*data.results, observed, refused],
-        supervision=[oracle.judge(evidence) for oracle in SUPERVISION],
-        ledger=data.ledger,
-        cycles=cycles,
-        reasons=[
-            _conclude(cycle, data.cycles.get(cycle.cycle), evidence.account, lives, witnessed, demanding)
-            for cycle in cycles
-        ],
-        recoveries=list(recoveries(cycles, evidence, run)),
-    )
-
-
 def _bounded(row: OracleRow, result: OracleResult, cycles: Sequence[Cycle]) -> OracleRow:
     """The row with what it proves per cycle: trials within one cycle are not independent of each other."""
     if row.status is OracleStatus.NOT_JUDGED:
         return row
     failing = {failure.cycle for failure in result.failures}
     return msgspec.structs.replace(row, bounds=(bound("cycle", len(cycles), sum(c.cycle in failing for c in cycles)),))
-
-
-def _conclude(
-    cycle: Cycle, counts: CycleCounts | None, account: Account, lives: Sequence[Reign], witnessed: bool, demanding: bool
-) -> tuple[Reason, ...]:
-    landed = [blow for blow in cycle.blows if blow.landed]
-    fell = [fell_ns(cycle, blow, account) if witnessed else blow.t for blow in landed]
-    last = max((t for t in fell if t is not None), default=cycle.struck_ns)
-    if not witnessed:
-        ready = cycle.ready_ns is not None
-    else:
-        ready = last is not None and cycle.end_ns is not None and became_ready_ns(cycle, lives, last) is not None
-    return conclude(
-        CycleFacts(
-            cycle=cycle.cycle,
-            fault_landed=cycle.landed,
-            acknowledged=counts.acknowledged if counts else 0,
-            in_flight=counts.in_flight if counts else 0,
-            kill_witnessed=None not in fell and (witnessed or not demanding),
-            ready=ready,
-            unjudged=counts.unjudged if counts else 0,
-            contradictions=counts.contradictions if counts else 0,
-        )
-    )
 
 
 def _findings(results: Sequence[OracleResult], info: RunInfo, run: RunDirectory) -> Iterable[Finding]:
@@ -206,12 +170,12 @@ def _findings(results: Sequence[OracleResult], info: RunInfo, run: RunDirectory)
 
 
 def _not_judged(
-    judged: Sequence[_Judged], results: Sequence[OracleResult], decision: Decision, *, insisted: bool
+    judged: Sequence[JudgedSitting], results: Sequence[OracleResult], decision: Decision, *, insisted: bool
 ) -> Iterable[NotJudged]:
     reason, remedy = decision.reason, decision.remedy
     unwitnessed = next((part for part in judged if not part.witnessed and (part.cycles or part is judged[-1])), None)
     if unwitnessed is not None:
-        unavailable = unwitnessed.account.unavailable
+        unavailable = unwitnessed.evidence.account.unavailable
         why = unavailable.reason if unavailable is not None else "the run has no account of the kernel"
         help_ = unavailable.remedy if unavailable is not None else WITNESS_REMEDY
         yield NotJudged(what="supervision", reason=f"no kernel witness: {why}", remedy=help_)
@@ -320,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
         die_with(chosen.die_with)
     try:
         run = RunDirectory.open(chosen.directory)
-        run.write_verdict(judge_run(run, interrupted=chosen.interrupted))
+        judge_in_full(run, interrupted=chosen.interrupted).write(run)
         write_reports(run)
     except RunDirectoryError as error:
         print(error, file=sys.stderr)  # noqa: T201

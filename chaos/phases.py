@@ -6,6 +6,7 @@ is its own word and says so nowhere but here. Pure functions of records.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +100,9 @@ def recoveries(cycles: Sequence[Cycle], evidence: Evidence, run: RunDirectory) -
     """The phases of every cycle whose blow landed, in ms since the blow."""
     lives = reigns(evidence)
     redo = sorted(
-        (record["t"], record["ev"]) for record in run.server_records() if record["ev"] in ("redo_begin", "redo_end")
+        (record["t"], record["ev"], record["lsn"])
+        for record in run.server_records()
+        if record["ev"] in ("redo_begin", "redo_end")
     )
     for cycle in cycles:
         first = min((blow for blow in cycle.blows if blow.landed), key=_time, default=None)
@@ -110,16 +113,19 @@ def recoveries(cycles: Sequence[Cycle], evidence: Evidence, run: RunDirectory) -
         killed = evidence.account.at(first.pid, struck)
         times = _supervision(lives, killed, struck, until)
         ready = times["ready"] = became_ready_ns(cycle, lives, struck) or cycle.ready_ns
-        over = until if ready is None else ready
-        times["redo_start"] = next((t for t, ev in redo if struck <= t <= over and ev == "redo_begin"), None)
+        replayed = _within(redo, struck, until if ready is None else ready)
+        begun = [(t, lsn) for t, ev, lsn in replayed if ev == "redo_begin"]
         # Of a recovery that crashed itself, the one that came to its end counts.
-        times["redo_end"] = next((t for t, ev in reversed(redo) if struck <= t <= over and ev == "redo_end"), None)
+        ended = [(t, lsn) for t, ev, lsn in replayed if ev == "redo_end"]
+        times["redo_start"] = begun[0][0] if begun else None
+        times["redo_end"] = ended[-1][0] if ended else None
         times["first_commit"] = cycle.first_commit_ns
         yield Recovery(
             cycle=cycle.cycle,
             epoch=cycle.epoch,
             fault=cycle.fault,
             victim=", ".join(dict.fromkeys(blow.role for blow in cycle.blows if blow.landed)),
+            redo_bytes=ended[-1][1] - begun[-1][1] if begun and ended else None,
             **{name: None if t is None else (t - struck) / 1e6 for name, t in times.items()},
         )
 
@@ -140,6 +146,10 @@ def became_ready_ns(cycle: Cycle, lives: Sequence[Reign], since_ns: int) -> int 
         ),
         default=None,
     )
+
+
+def _within(redo: Sequence[tuple[int, str, int]], since_ns: int, until_ns: int) -> Sequence[tuple[int, str, int]]:
+    return redo[bisect_left(redo, (since_ns,)) : bisect_left(redo, (until_ns + 1,))]
 
 
 def _time(blow: Blow) -> int:

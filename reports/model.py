@@ -10,7 +10,7 @@ A pure function of the directory: equal files give equal values, in the same ord
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from reports.details import Details, Resources, Timeline, Trend
+from reports.groups import Group, groups
 from reports.records import RecordReader
 from reports.rundir import RunDirectory, RunInfo
 from reports.statistics import Percentile, percentile
@@ -97,6 +99,36 @@ class CoverageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A cycle that is shown in full, with its way to the first commit if it was timed."""
+
+    timeline: Timeline
+    recovery: Recovery | None
+
+    @property
+    def name(self) -> str:
+        """What to choose it by."""
+        timed = "not recovered"
+        if self.recovery is not None and self.recovery.first_commit is not None:
+            timed = f"{self.recovery.first_commit:,.1f} ms"
+        done = " of ".join(filter(None, (self.recovery.fault, self.recovery.victim))) if self.recovery else ""
+        return f"cycle {self.timeline.cycle}: {timed}" + (f", {done}" if done else "") + f" ({self.timeline.reason})"
+
+
+@dataclass(frozen=True, slots=True)
+class UsedRow:
+    """One quantity over a run: how it grew in the longest life, of all that there were."""
+
+    owner: str
+    quantity: str
+    least: float
+    most: float
+    unit: str
+    lives: int
+    longest: Trend | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """All that the pages show."""
 
@@ -113,6 +145,10 @@ class Report:
     never_hit: tuple[str, ...]
     evidence: tuple[EvidenceFile, ...]
     witness: str
+    details: Details
+    timelines: tuple[Shown, ...]
+    groups: tuple[Group, ...]
+    used: tuple[UsedRow, ...]
     faults: tuple[tuple[str, int], ...] = field(default=())
 
     @property
@@ -134,6 +170,8 @@ def build(run: RunDirectory) -> Report:
     worst = timed[-1] if timed else None
     roles, coverage = _coverage(verdict.coverage)
     evidence, witness = _evidence(run)
+    details = run.read_details()
+    by_cycle = {recovery.cycle: recovery for recovery in recoveries}
     return Report(
         name=run.path.resolve().name,
         verdict=verdict,
@@ -148,6 +186,10 @@ def build(run: RunDirectory) -> Report:
         never_hit=tuple(sorted(verdict.coverage.never_hit)),
         evidence=evidence,
         witness=witness,
+        details=details,
+        timelines=tuple(Shown(one, by_cycle.get(one.cycle)) for one in details.timelines.shown),
+        groups=groups(recoveries),
+        used=tuple(_used(details.resources)),
         faults=_fault_counts(harness),
     )
 
@@ -239,6 +281,20 @@ def _with_faults(recoveries: Sequence[Recovery], harness: Sequence[dict[str, Any
 def _fault_counts(harness: Sequence[dict[str, Any]]) -> tuple[tuple[str, int], ...]:
     counts = Counter(str(record.get("fault") or "?") for record in harness if record.get("ev") == "fault")
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _used(resources: Resources) -> Iterator[UsedRow]:
+    for series in resources.series:
+        mine = [t for t in resources.trends if (t.owner, t.quantity) == (series.owner, series.quantity)]
+        yield UsedRow(
+            owner=series.owner,
+            quantity=series.quantity,
+            least=min(series.values),
+            most=max(series.values),
+            unit=series.unit,
+            lives=len(set(series.lives)),
+            longest=max(mine, key=lambda trend: trend.cycles, default=None),
+        )
 
 
 class _Event(msgspec.Struct):

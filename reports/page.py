@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from reports.charts import INKS, MOST_CYCLES, Charts, draw, milliseconds
+from reports.charts import swimlane
+from reports.charts.draw import Charts, draw
+from reports.charts.figure import milliseconds
+from reports.charts.recovery import INKS, MOST_CYCLES
+from reports.details import Lane
 from reports.model import Report
 from reports.statistics import Percentile, percent
 from reports.verdict import Bound, Fate, Ledger, OracleStatus, Status, Verdict
@@ -72,6 +76,9 @@ def render(report: Report) -> str:
         sentence=sentence,
         duration=duration,
         moment=moment,
+        heard=heard,
+        fine=lambda value: f"{value:,.3f}",
+        role_ink=swimlane.role_ink,
     )
     return environment.get_template("report.html.j2").render(
         **_values(report),
@@ -80,6 +87,7 @@ def render(report: Report) -> str:
         licence="" if charts is None else _comment(charts),
         runtime="" if charts is None else charts.runtime,
         inks=INKS,
+        state_inks=swimlane.STATE_INKS,
         most_cycles=MOST_CYCLES,
         policy=_policy(scripts),
         script=script,
@@ -178,6 +186,20 @@ def moment(text: str) -> str:
     return text.replace("T", " ").replace("Z", " UTC")
 
 
+def heard(lane: Lane) -> str:
+    """The signals that a process received, those alike together, each with the first time."""
+    alike: dict[tuple[str, str], list[float]] = {}
+    for mark in lane.marks:
+        alike.setdefault((mark.signal, mark.sender), []).append(mark.ms)
+    said = [
+        f"{name} from {sender} at {times[0]:.2f}" + (f" and {len(times) - 1} more" if len(times) > 1 else "")
+        for (name, sender), times in alike.items()
+    ]
+    if lane.marks_left_out:
+        said.append(f"{lane.marks_left_out:,} further signals that are not listed")
+    return "; ".join(said)
+
+
 def _values(report: Report) -> dict[str, Any]:
     verdict = report.verdict
     word, glyph = WORDS[verdict.status]
@@ -198,6 +220,11 @@ def _values(report: Report) -> dict[str, Any]:
         "unjudged": statuses.count(OracleStatus.NOT_JUDGED),
         # Failures first; otherwise in the order of the judge.
         "oracles": sorted(verdict.oracles, key=lambda row: order[row.status]),
+        "measured": [row for row in verdict.oracles if row.worst_slack_ms is not None or row.longest_ms is not None],
+        "machine": report.details.machine,
+        "taken": [edge for edge in report.details.machine.edges if edge.taken],
+        "untaken": [edge for edge in report.details.machine.edges if not edge.taken],
+        "seen_roles": list(dict.fromkeys(lane.role for one in report.timelines for lane in one.timeline.lanes)),
         "titles": {row.name: row.title for row in verdict.oracles},
         "shown_findings": verdict.findings[:MOST_FINDINGS],
         "evidence_lines": MOST_EVIDENCE_LINES,

@@ -13,13 +13,14 @@ by `supervisor.log` and `workloads.history` at the paths given here; tests bind 
         history/observed.jsonl      what the recovered server was seen to hold
         points.map  server.log      coverage of points; the server's log
         verdict.json                what the judge found
+        details.json                what the report draws beside the verdict
         report.html  junit.xml  summary.md
         pgdata/                     kept on failure
         template/                   a cluster to copy, while the run lasts; what it leaves, the next run removes
 
-Append-only while the run lasts, and readable when the harness was SIGKILLed at any moment: the two files
-that are rewritten (run.json, verdict.json) are replaced whole. It never judges, and it never imports what
-would load a large library: the harness imports it.
+Append-only while the run lasts, and readable when the harness was SIGKILLed at any moment: the files that
+are rewritten (run.json, verdict.json, details.json) are replaced whole. It never judges, and it never imports what would
+load a large library: the harness imports it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from reports.details import Details
 from reports.records import RecordReader, RecordWriter, RunDirectoryError, read_records, unusable
 from reports.verdict import SCHEMA, Verdict
 
@@ -165,6 +167,10 @@ class RunDirectory:
         return self.path / "verdict.json"
 
     @property
+    def details_json(self) -> Path:
+        return self.path / "details.json"
+
+    @property
     def report_html(self) -> Path:
         return self.path / "report.html"
 
@@ -281,6 +287,16 @@ class RunDirectory:
                 f"{self.path} has no verdict.json: the run was not judged. Judge it with: crashbed judge {self.path}"
             )
         return _read(self.verdict_json, Verdict, remedy=f"make it again with: crashbed judge {self.path}")
+
+    def write_details(self, details: Details) -> None:
+        """Replace details.json. Raises RunDirectoryError."""
+        _replace_bytes(self.details_json, msgspec.json.encode(details, order="sorted") + b"\n")
+
+    def read_details(self) -> Details:
+        """Empty when there is none: a run that was judged before reports had details. Raises RunDirectoryError."""
+        if not self.details_json.exists():
+            return Details()
+        return _read(self.details_json, Details, remedy=f"make it again with: crashbed judge {self.path}")
 
     def write_text(self, path: Path, text: str) -> None:
         """Replace one of the report files whole. Raises RunDirectoryError."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from reports.charts import milliseconds
+from reports.charts.figure import milliseconds
 from reports.model import Report
 from reports.page import WORDS, headline, rate, sentence
 from reports.verdict import Finding, OracleStatus

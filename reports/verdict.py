@@ -59,8 +59,9 @@ class OracleRow(msgspec.Struct, frozen=True, kw_only=True):
     """What one oracle came to over the whole run.
 
     A trial is one situation in which the rule could have been broken. `worst_slack_ms` is how close the
-    tightest trial came to its deadline (deadline - actual; negative is too late), None for rules without
-    one. `reason` says why it was not judged. `required` tells whether the plan asked for it: only those can
+    tightest trial came to breaking it, in the sense that `slack` says (negative is too late), None for rules
+    without such a measure; `longest_ms` is a duration without a deadline, which `longest` names. `unjudged`
+    situations were left out. `reason` says why it was not judged. `required` tells whether the plan asked for it: only those can
     make a run inconclusive.
     """
 
@@ -70,6 +71,10 @@ class OracleRow(msgspec.Struct, frozen=True, kw_only=True):
     trials: int = 0
     failures: int = 0
     worst_slack_ms: float | None = None
+    slack: str = ""
+    longest_ms: float | None = None
+    longest: str = ""
+    unjudged: int = 0
     reason: str = ""
     bounds: tuple[Bound, ...] = ()
     required: bool = True
@@ -156,7 +161,7 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     """One cycle's way from the kill to the first new commit: milliseconds since the kill.
 
     None where it was not seen or did not happen (no redo after a crash of a server that had nothing to do).
-    `fault` and `victim` name what was done to whom, for the reader.
+    `fault` and `victim` name what was done to whom, for the reader; `redo_bytes` is how much WAL was replayed.
     """
 
     cycle: int
@@ -171,6 +176,7 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     redo_end: float | None = None
     ready: float | None = None
     first_commit: float | None = None
+    redo_bytes: int | None = None
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):

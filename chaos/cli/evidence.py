@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from chaos.cli.verdict import show_verdict
-from chaos.judge import judge_run
+from chaos.judge import judge_in_full
 from reports.render import write_reports
 from reports.rundir import RunDirectory
 
@@ -23,10 +23,10 @@ def judge(directory: Path) -> int:
     crashbed judge out/20260101T120000Z-7
     """
     run = RunDirectory.open(directory)
-    verdict = judge_run(run)
-    run.write_verdict(verdict)
-    show_verdict(verdict, write_reports(run))
-    return verdict.exit_code
+    judgement = judge_in_full(run)
+    judgement.write(run)
+    show_verdict(judgement.verdict, write_reports(run))
+    return judgement.verdict.exit_code
 
 
 @click.command()

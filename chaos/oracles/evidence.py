@@ -35,6 +35,7 @@ class ServerRecord(msgspec.Struct, frozen=True):
     gen: int = 0
     ino: int = 0
     status: int = 0
+    sig: int = 0
     clean: bool = True
     event: Any = None
     before: Any = None

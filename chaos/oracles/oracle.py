@@ -63,6 +63,10 @@ class OracleResult:
             trials=self.trials,
             failures=self.failed,
             worst_slack_ms=self.worst_slack_ms,
+            slack=self.slack,
+            longest_ms=self.longest_ms,
+            longest=self.longest,
+            unjudged=self.unjudged,
             reason=self.reason,
             required=required,
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commits, crash_cycle, cycles, idle_memory, isolation, redo, results
+from tests.bench import commits, crash_cycle, cycles, idle_memory, isolation, redo, report, results
 
 MEASUREMENTS = {
     "crash-cycle": crash_cycle.main,
@@ -17,6 +17,7 @@ MEASUREMENTS = {
     "redo": redo.main,
     "cycles": cycles.main,
     "isolation": isolation.main,
+    "report": report.main,
 }
 
 

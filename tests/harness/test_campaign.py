@@ -70,7 +70,7 @@ def test_a_run_that_held_is_explained_by_its_slowest_recovery(place: Bed, campai
 
 def test_every_oracle_has_trials(campaign: Ended) -> None:
     rows = campaign.directory.read_verdict().oracles
-    assert len(rows) == 15
+    assert len(rows) == 16
     witnessed = not any(item.what == "supervision" for item in campaign.directory.read_verdict().not_judged)
     assert witnessed or not os.environ.get("CI"), "no kernel witness in CI"
     judged = [row for row in rows if row.required]
@@ -81,7 +81,16 @@ def test_every_oracle_has_trials(campaign: Ended) -> None:
 
 def test_the_run_directory_is_complete(campaign: Ended) -> None:
     run = campaign.directory
-    names = ["run.json", "verdict.json", "report.html", "junit.xml", "summary.md", "points.map", "server.log"]
+    names = [
+        "run.json",
+        "verdict.json",
+        "details.json",
+        "report.html",
+        "junit.xml",
+        "summary.md",
+        "points.map",
+        "server.log",
+    ]
     names += [f"events/{name}.jsonl" for name in ("kernel", "server", "harness")] + ["history/observed.jsonl"]
     assert [name for name in names if not (run.path / name).stat().st_size] == []
     # Each cycle has eight workers of its own; the outside client has one file for all.

@@ -131,12 +131,12 @@ class Running:
         """Signal the command's own process, which nobody has reaped yet."""
         self.process.send_signal(number)
 
-    def end(self) -> Ended:
+    def end(self, *, deadline_s: float = DEADLINE_S) -> Ended:
         """Wait for its end."""
         try:
-            status = self.process.wait(DEADLINE_S)
+            status = self.process.wait(deadline_s)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the command did not end within {DEADLINE_S:g} s:\n{self.output}") from None
+            raise AssertionError(f"the command did not end within {deadline_s:g} s:\n{self.output}") from None
         errors = self._output.with_suffix(".err").read_text()
         return Ended(self.process.pid, status, self.output, errors, self._cwd)
 

@@ -138,7 +138,7 @@ class Recorded:
 
 @pytest.fixture(autouse=True)
 def small_bank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chaos.judge.WORKLOADS", {"bank": BANK})
+    monkeypatch.setattr("chaos.sitting.WORKLOADS", {"bank": BANK})
 
 
 @pytest.fixture

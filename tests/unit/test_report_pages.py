@@ -18,14 +18,22 @@ from xml.etree import ElementTree
 import pytest
 
 from reports import model
-from reports.charts import thinned
+from reports.charts.recovery import thinned
+from reports.groups import groups
 from reports.render import write_reports
 from reports.rundir import RunDirectory, RunDirectoryError
 from reports.verdict import Fate, Recovery, Status, Verdict
 from tests.report_fixture import HOSTILE, NEVER, ORACLES, make_run
 
 LIMIT_BYTES = 5_000_000
-PANELS = ("oracles", "recover", "phases", "ledger", "coverage", "not-judged", "environment")
+PANELS = (
+    "oracles", "supervision", "recover", "phases", "cycles", "machine", "resources", "ledger", "coverage", "not-judged",
+    "environment",
+)  # fmt: skip
+CHARTS = {
+    "chart-ecdf", "chart-cycles", "chart-groups", "chart-median", "chart-worst", "chart-states", "chart-lanes",
+    "chart-lane-phases", "chart-machine", "chart-used-0",
+}  # fmt: skip
 
 
 class _Page(HTMLParser):
@@ -65,7 +73,7 @@ def test_every_verdict_has_every_panel_and_fits(tmp_path: Path, status: Status) 
     run, page = _render(tmp_path, status, cycles=60)
     assert set(PANELS) | {"verdict", "main"} <= page.ids
     assert ("findings" in page.ids) == (status is Status.FINDING)
-    assert {"chart-ecdf", "chart-cycles", "chart-median", "chart-worst"} <= page.ids
+    assert page.ids >= CHARTS
     for _, title, _ in ORACLES:
         assert title in page.text
     for point in NEVER:
@@ -165,12 +173,15 @@ def test_a_run_without_times_or_points_is_still_a_page(tmp_path: Path) -> None:
             conclusive_cycles=0,
         )
     )
-    for path in (run.kernel_events, run.harness_events):
+    for path in (run.kernel_events, run.harness_events, run.details_json):
         path.unlink()
     page = _Page(write_reports(run).read_text(encoding="utf-8"))
     assert set(PANELS) <= page.ids
     assert "No cycle was timed" in page.text
-    assert "chart-ecdf" not in page.ids
+    assert "No process of this run is known one by one" in page.text
+    assert "No journal of this run tells of states" in page.text
+    assert "took no samples" in page.text
+    assert not page.ids & CHARTS
 
 
 def test_a_run_that_was_not_judged_is_a_sentence(tmp_path: Path) -> None:
@@ -283,3 +294,44 @@ def test_a_torn_operation_is_shown_as_torn(tmp_path: Path) -> None:
     text = _Page(write_reports(run).read_text(encoding="utf-8")).text
     assert re.search(r"7\s+torn", text)
     assert re.search(r"3\s+risen", text)
+
+
+def test_the_page_says_what_it_shows_of_how_many_and_why(tmp_path: Path) -> None:
+    _, page = _render(tmp_path, Status.HELD, cycles=60)
+    assert "2 of 60 cycles are shown process by process" in page.text
+    assert "The table by role counts all of them" in page.text
+    assert re.search(r"Cycle 1: [0-9.]+ ms, .* \(slowest\)", page.text)
+    assert "SIGCHLD from backend 1001 at 0.40 and 2 more; 2 further signals that are not listed" in page.text
+    assert "3 of 4 were taken" in page.text
+    assert re.search(r"Never taken in this run: 1 .* WAIT to exit 0 made up", page.text)
+
+
+def test_growth_is_shown_with_its_interval_and_judged_only_when_long_enough(tmp_path: Path) -> None:
+    for cycles, judged in ((60, "too short"), (120, "held")):
+        _, page = _render(tmp_path / judged.replace(" ", "-"), Status.HELD, cycles=cycles)
+        assert re.search(rf"Postmaster: descriptors .* {cycles} cycles 13 13 0 0 to 0 0.02 (✓ )?{judged}", page.text)
+
+
+def test_the_time_to_recover_is_parted_by_fault_victim_and_size() -> None:
+    made = [
+        Recovery(cycle=1, fault="kill", victim="backend", redo_bytes=1000, first_commit=10.0),
+        Recovery(cycle=2, fault="kill", victim="backend, walwriter", redo_bytes=64 * 1024, first_commit=30.0),
+        Recovery(cycle=3, fault="quit", victim="backend", redo_bytes=5 << 20, first_commit=20.0),
+        Recovery(cycle=4, fault="quit", victim="backend", redo_bytes=None, first_commit=40.0),
+        Recovery(cycle=5, fault="quit", victim="backend"),
+    ]
+    by_fault, by_victim, by_size = groups(made)
+    assert [(row.label, row.count, row.median, row.worst) for row in by_fault.rows] == [
+        ("kill", 2, 10.0, 30.0), ("quit", 2, 20.0, 40.0),
+    ]  # fmt: skip
+    assert [(row.label, row.count) for row in by_victim.rows] == [("backend", 3), ("several roles", 1)]
+    assert [row.label for row in by_size.rows] == [
+        "under 64 KiB", "64 KiB to 256 KiB", "4 MiB to 16 MiB", "not recorded",
+    ]  # fmt: skip
+    assert groups(made[4:]) == (), "a cycle that did not recover has no time"
+
+
+def test_a_group_of_many_parts_keeps_the_commonest_and_counts_the_rest() -> None:
+    made = [Recovery(cycle=n, fault=f"fault-{min(n, 40 - n):02}", first_commit=1.0) for n in range(1, 41)]
+    rows = groups(made)[0].rows
+    assert (len(rows), sum(row.count for row in rows), rows[-1].label) == (12, 40, "10 others")
