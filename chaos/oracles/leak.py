@@ -44,8 +44,8 @@ def _failure(trend: Trend, most: float) -> Failure:
     return Failure(
         cycle=None,
         t=0,
-        message=f"the postmaster's {trend.quantity} grow by {trend.slope:.3g} {trend.unit} a cycle, surely by more than "
-        f"{trend.low:.3g}; at most {most:g} is no leak",
+        message=f"the postmaster gains {trend.slope:.3g} {trend.unit} a cycle ({trend.quantity}), surely more than "
+        f"{trend.low:.3g}; up to {most:g} is no leak",
         evidence=(
             f"harness: {trend.cycles} samples of postmaster {trend.life}, cycles {trend.first_cycle} to {last}: slope "
             f"{trend.slope:.6g}, 95 % interval {trend.low:.6g} to {trend.high:.6g} {trend.unit} a cycle",
