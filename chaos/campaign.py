@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.driver import CallError, ConnectError, OutsideClient, run_call, run_statement
+from chaos.driver import CallError, ConnectError, OutsideClient, connect, run_call, run_statement
 from chaos.errors import CampaignError, Unobservable
 from chaos.faults import Blow
 from chaos.load import Load, probe_request
@@ -75,7 +75,7 @@ class Campaign:
         self._events: RecordWriter = run.harness_writer()
         self._observed: RecordWriter = run.observed_writer()
         self._history = HistoryWriter(str(run.history), os.getpid(), time.monotonic_ns)
-        self._template = run.path / "template"
+        self._template = run.template
         # Per workload: the last observation of this epoch, which the next one continues.
         self._previous: dict[str, tuple[int, Observation]] = {}
 
@@ -251,14 +251,13 @@ class Campaign:
         deadline = time.monotonic() + RECOVERY_DEADLINE_S
         while True:
             try:
-                client = OutsideClient(
-                    self._target.conninfo, workload.name, [probe_request(workload, plan)], self._history
-                )
+                connection = connect(self._target.conninfo)
                 break
             except ConnectError as error:
                 # Ready was the server's word; a connection refused now is part of the time to recover.
                 if error.sqlstate != "57P03" or time.monotonic() >= deadline:
                     raise CampaignError(f"cycle {plan.cycle}: the recovered server refuses: {error}") from error
+        client = OutsideClient(connection, workload.name, [probe_request(workload, plan)], self._history)
         try:
             while not client.done:
                 client.read()

@@ -15,10 +15,13 @@ import select
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from typing import Any
 
+import msgspec
 import psycopg
 from psycopg import pq
 
+from workloads.calls import READ_COLUMN
 from workloads.history import HistoryWriter
 from workloads.worker import record_answer
 from workloads.workload import Request
@@ -53,30 +56,73 @@ class CallError(Exception):
 
 
 def connect(conninfo: str) -> pq.abc.PGconn:
-    """Open a connection; raises ConnectError.
+    """Open a connection; raises ConnectError."""
+    (opened,) = connect_all(conninfo, 1)
+    if isinstance(opened, ConnectError):
+        raise opened
+    return opened
+
+
+def connect_all(conninfo: str, count: int) -> list[pq.abc.PGconn | ConnectError]:
+    """Open connections side by side, in order: the server forks their backends in that order, and they start at once.
 
     In steps, for libpq prints the notices of a connection that it opens in one to stderr: those of survivors of a
     crash would stand in the middle of the live view.
     """
     deadline = time.monotonic() + CONNECT_TIMEOUT_S
-    connection = pq.PGconn.connect_start(conninfo.encode())
+    opened: list[pq.abc.PGconn | ConnectError] = []
+    waiting: dict[int, pq.abc.PGconn] = {}
     try:
-        while connection.status != pq.ConnStatus.BAD:
-            state = connection.connect_poll()
-            if state == pq.PollingStatus.OK:
-                connection.nonblocking = 1
-                return connection
-            if state == pq.PollingStatus.FAILED:
-                break
-            poll = select.poll()
-            poll.register(connection.socket, select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT)
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise ConnectError(f"no answer within {CONNECT_TIMEOUT_S:g} s", None)
-        message = connection.get_error_message().strip()
-        raise ConnectError(message, _sqlstate_in(message))
+        for number in range(count):
+            waiting[number] = pq.PGconn.connect_start(conninfo.encode())
+            opened.append(waiting[number])
+        ready = list(waiting)
+        events: dict[int, int] = {}
+        while True:
+            for number in ready:
+                connection = waiting[number]
+                state = _step(connection)
+                if state in (pq.PollingStatus.READING, pq.PollingStatus.WRITING):
+                    events[number] = select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT
+                    continue
+                del waiting[number]
+                if state == pq.PollingStatus.FAILED:
+                    message = connection.get_error_message().strip()
+                    opened[number] = ConnectError(message, _sqlstate_in(message))
+                    connection.finish()
+            if not waiting:
+                return opened
+            ready = _readable(waiting, events, deadline)
+            if not ready:
+                for number, connection in waiting.items():
+                    opened[number] = ConnectError(f"no answer within {CONNECT_TIMEOUT_S:g} s", None)
+                    connection.finish()
+                return opened
     except BaseException:
-        connection.finish()
+        for entry in opened:
+            if not isinstance(entry, ConnectError):
+                entry.finish()
         raise
+
+
+def _step(connection: pq.abc.PGconn) -> pq.PollingStatus:
+    """Take an opening connection as far as it goes without waiting."""
+    if connection.status == pq.ConnStatus.BAD:
+        return pq.PollingStatus.FAILED
+    state = connection.connect_poll()
+    if state == pq.PollingStatus.OK:
+        connection.nonblocking = 1
+    return pq.PollingStatus(state)
+
+
+def _readable(waiting: Mapping[int, pq.abc.PGconn], events: Mapping[int, int], deadline: float) -> list[int]:
+    """Which of the opening connections can go on; none when time is up."""
+    poll = select.poll()
+    numbers = {}
+    for number, connection in waiting.items():
+        poll.register(connection.socket, events[number])
+        numbers[connection.socket] = number
+    return [numbers[descriptor] for descriptor, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
 
 
 def call_text(procedure: str, arguments: Mapping[str, Value]) -> bytes:
@@ -112,13 +158,17 @@ def run_statement(conninfo: str, statement: bytes) -> list[tuple[str | None, ...
 
 
 class Worker:
-    """One connection and the statement that runs on it."""
+    """One connection and the statement that runs on it.
 
-    def __init__(self, conninfo: str) -> None:
-        self._connection = connect(conninfo)
+    `told` is what the statement's answer says that its request has read, None when it says nothing.
+    """
+
+    def __init__(self, connection: pq.abc.PGconn) -> None:
+        self._connection = connection
         self.ended: Ended | None = None
         self.message = ""
         self.sqlstate: str | None = None
+        self.told: Any = None
 
     @property
     def backend_pid(self) -> int:
@@ -133,7 +183,7 @@ class Worker:
     def send(self, statement: bytes) -> None:
         """Send a statement without waiting for its end."""
         # An answer's SQLSTATE must not be taken for the next one's: a lost connection has none.
-        self.ended, self.message, self.sqlstate = None, "", None
+        self.ended, self.message, self.sqlstate, self.told = None, "", None, None
         try:
             self._connection.send_query(statement)
             self._connection.flush()
@@ -151,6 +201,8 @@ class Worker:
                 if result is None:
                     self.ended = self.ended or Ended.COMPLETED
                     return self.ended
+                if result.status == pq.ExecStatus.TUPLES_OK:
+                    self.told = _read_of(result)
                 if result.status == pq.ExecStatus.FATAL_ERROR:
                     self.message = result.get_error_message().strip()
                     code = result.error_field(pq.DiagnosticField.SQLSTATE)
@@ -177,10 +229,14 @@ class OutsideClient:
     """Sends requests one by one over a connection of its own and records what it was told."""
 
     def __init__(
-        self, conninfo: str, procedure: str, requests: Iterable[tuple[Request, int]], history: HistoryWriter
+        self,
+        connection: pq.abc.PGconn,
+        procedure: str,
+        requests: Iterable[tuple[Request, int]],
+        history: HistoryWriter,
     ) -> None:
         """`requests` come with the seed that makes the procedure draw the same request."""
-        self.worker = Worker(conninfo)
+        self.worker = Worker(connection)
         self._procedure = procedure
         self._requests: Iterator[tuple[Request, int]] = iter(requests)
         self._history = history
@@ -196,7 +252,7 @@ class OutsideClient:
             if ended is None:
                 return
             error = None if ended is Ended.COMPLETED else CallError(self.worker.message, self.worker.sqlstate)
-            record_answer(self._history, self._open, error)
+            record_answer(self._history, self._open, error, self.worker.told)
             self._open = None
             if ended is Ended.LOST:
                 self.done = True
@@ -233,6 +289,15 @@ def wait_any(sockets: Iterable[int], timeout_s: float) -> None:
         if descriptor >= 0:
             poll.register(descriptor, select.POLLIN)
     poll.poll(timeout_s * 1000)
+
+
+def _read_of(result: pq.abc.PGresult) -> Any:
+    """What the only row of a load procedure's answer says was read; None without such a column, or a null in it."""
+    names = [result.fname(column) for column in range(result.nfields)]
+    if result.ntuples != 1 or READ_COLUMN.encode() not in names:
+        return None
+    value = result.get_value(0, names.index(READ_COLUMN.encode()))
+    return None if value is None else msgspec.json.decode(value)
 
 
 def _literal(value: Value) -> str:

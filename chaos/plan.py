@@ -262,7 +262,8 @@ class CampaignPlan(msgspec.Struct, frozen=True):
         """The plan of a cycle, from the seed and its number alone."""
         seed = self.seed
         at_point = self._is_at_point(cycle)
-        placement = self._point(cycle) if at_point else self._time(cycle)
+        workload = _choose(self.workloads, seed, cycle, "workload")
+        placement = self._point(cycle, workload) if at_point else self._time(cycle)
         fault = _choose(self.faults, seed, cycle, "fault")
         outside = self.operations // OUTSIDE_ONE_IN
         return CyclePlan(
@@ -271,7 +272,7 @@ class CampaignPlan(msgspec.Struct, frozen=True):
             fault=FaultKind.SIGKILL_ROLE if at_point else fault,
             placement=placement,
             victims=None if at_point else self._victims(cycle, fault),
-            workload=_choose(self.workloads, seed, cycle, "workload"),
+            workload=workload,
             worker_seeds=tuple(derive(seed, "cycle", cycle, "worker", worker) for worker in range(self.backends)),
             transactions=(self.operations - outside) // self.backends,
             outside_operations=outside,
@@ -289,13 +290,14 @@ class CampaignPlan(msgspec.Struct, frozen=True):
         least, most = (round(delay * 1000) for delay in self.delay_ms)
         return TimePlacement((least + derive(self.seed, "cycle", cycle, "delay") % (most - least + 1)) / 1000)
 
-    def _point(self, cycle: int) -> PointPlacement:
+    def _point(self, cycle: int, workload: str) -> PointPlacement:
         if self.points:
             return PointPlacement(_choose(self.points, self.seed, cycle, "selector"))
-        passed = [
-            item for item in BACKEND_POINTS.items() if self.synchronous_commit or item[0] not in OF_SYNCHRONOUS_COMMIT
-        ]
-        point, passes = _choose(tuple(passed), self.seed, cycle, "point")
+        rarely = RARELY_PASSED.get(workload, frozenset())
+        if not self.synchronous_commit:
+            rarely |= OF_SYNCHRONOUS_COMMIT
+        passed = tuple((point, passes) for point, passes in BACKEND_POINTS.items() if point not in rarely)
+        point, passes = _choose(passed, self.seed, cycle, "point")
         # From the 25th transaction on, that of a backend alone makes 20 acknowledgements likely before.
         k = passes * 25 + derive(self.seed, "cycle", cycle, "pass") % (passes * 25)
         return PointPlacement(str(Selector(role=Role.BACKEND, point=point, k=k)))
@@ -338,6 +340,11 @@ BACKEND_POINTS: Final[dict[Point, int]] = {
 
 Only points that every writing backend keeps passing: a cycle whose point is never reached proves nothing.
 """
+
+RARELY_PASSED: Final[dict[str, frozenset[Point]]] = {
+    "append": frozenset({Point.HEAP_INSERT_UNDER_LOCK, Point.BTREE_INSERT_UNDER_LOCK}),
+}
+"""By workload, those of them that are not drawn: appends change rows, and add one when a list is full."""
 
 OF_SYNCHRONOUS_COMMIT: Final = frozenset(
     {Point.COMMIT_AFTER_FLUSH, Point.WAL_FLUSH_BEFORE_WRITE, Point.WAL_FLUSH_BEFORE_FSYNC}

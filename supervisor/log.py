@@ -43,6 +43,10 @@ class ServerLog:
         self._descriptor = descriptor
         self._minimum = minimum
 
+    def set_minimum(self, name: str) -> None:
+        """From here on write what ranks at least this high, by a name that `log_min_messages` may have."""
+        self._minimum = Level[name.upper()]
+
     @classmethod
     def to_nowhere(cls) -> ServerLog:
         """A log that keeps nothing."""

@@ -37,14 +37,11 @@ from typing import Any, Final
 
 import msgspec
 
-from workloads.history import HistoryWriter
-from workloads.procedure import REQUIRED, Context, Procedure
-from workloads.session import INVALID_PARAMETER_VALUE, NO_DATA_FOUND, Row, Session, WorkloadError
-from workloads.worker import Tally, run_requests, run_unrecorded
+from workloads.calls import load, require
+from workloads.procedure import Context, Procedure
+from workloads.session import NO_DATA_FOUND, Row, Session, WorkloadError
 from workloads.workload import (
-    OPERATIONS_PER_WORKER,
     ROLLBACK_KIND,
-    WORKERS,
     Fate,
     Observation,
     Operation,
@@ -87,8 +84,8 @@ class Bank:
     name: Final = "bank"
 
     def __init__(self, accounts: int = ACCOUNTS_DEFAULT, initial: int = INITIAL_DEFAULT) -> None:
-        _require("accounts", accounts, 2, ACCOUNTS_MAX)
-        _require("initial", initial, 0, INITIAL_MAX)
+        require("accounts", accounts, 2, ACCOUNTS_MAX)
+        require("initial", initial, 0, INITIAL_MAX)
         self.accounts = accounts
         self.initial = initial
 
@@ -219,6 +216,9 @@ class Bank:
         ]
         return violations
 
+    def lists(self, observation: Observation) -> None:
+        """None: the bank has no lists."""
+
     def found(self, operation: int, observation: Observation) -> str:
         """The rows of one operation, in words."""
         rows = _rows_by_operation(_read(observation)).get(operation)
@@ -276,13 +276,6 @@ def _explain(wrong: dict[int, int], seen: BankObservation) -> str:
     return f"; as if the row of operation {' or '.join(map(str, candidates[:3]))} were there and its money not moved"
 
 
-def _require(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise WorkloadError(
-            f"{name} is {value}, outside the valid range ({least} .. {most})", sqlstate=INVALID_PARAMETER_VALUE
-        )
-
-
 # The procedures.
 
 OBSERVE_COLUMNS: Final = (
@@ -307,37 +300,6 @@ def _run_setup(context: Context, *, accounts: int, initial: int) -> None:
     Bank(accounts, initial).setup(context.session)
 
 
-def _run_bank(
-    context: Context, *, worker: int, first: int, transactions: int, seed: int, history: bool
-) -> Iterable[Row]:
-    _require("worker", worker, 0, WORKERS - 1)
-    _require("transactions", transactions, 1, OPERATIONS_PER_WORKER)
-    _require("first", first, 0, (1 << 63) - 1 - transactions)
-    if not history and transactions != 1:
-        raise WorkloadError(
-            "history => false needs transactions => 1: the statement's end acknowledges one operation",
-            sqlstate=INVALID_PARAMETER_VALUE,
-        )
-    bank = _of(context.session)
-    requests = bank.requests(worker, first, transactions, seed)
-    if not history:
-        return [run_unrecorded(bank.perform, context.session, next(requests))]
-    return [_run_recorded(context, bank, requests)]
-
-
-def _run_recorded(context: Context, bank: Bank, requests: Iterator[Request]) -> Tally:
-    directory = context.history_directory
-    if directory is None:
-        raise WorkloadError(
-            "history => true needs a place for it: set crashbed.history_directory", sqlstate=INVALID_PARAMETER_VALUE
-        )
-    writer = HistoryWriter(directory, context.pid, context.host.now_ns)
-    try:
-        return run_requests(bank.perform, context.session, requests, writer, context.host.check_interrupts)
-    finally:
-        writer.close()
-
-
 def _run_observe(context: Context, *, after: int) -> Iterator[Row]:
     return _of(context.session).observe(context.session, after)
 
@@ -349,17 +311,6 @@ PROCEDURES: Final = (
         (),
         _run_setup,
     ),
-    Procedure(
-        "bank",
-        (
-            ("worker", "integer", REQUIRED),
-            ("first", "bigint", REQUIRED),
-            ("transactions", "integer", REQUIRED),
-            ("seed", "bigint", REQUIRED),
-            ("history", "bool", True),
-        ),
-        (("committed", "bigint"), ("failed", "bigint")),
-        _run_bank,
-    ),
+    load(BANK, _of),
     Procedure("bank_observe", (("after", "bigint", EVERYTHING),), OBSERVE_COLUMNS, _run_observe),
 )

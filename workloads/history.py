@@ -6,7 +6,7 @@ cache and survives it, a line that the kill tore is cut off by its missing end, 
 mix their lines. Nothing is buffered and nothing is flushed: a history outlives processes, not the machine.
 
     {"t": ns, "pid": p, "ev": "invoke", "op": id, "worker": w, "kind": "transfer", ...values}
-    {"t": ns, "pid": p, "ev": "ok", "op": id, "worker": w, "kind": "transfer"}
+    {"t": ns, "pid": p, "ev": "ok", "op": id, "worker": w, "kind": "transfer"}    and "read", if it tells what it read
     {"t": ns, "pid": p, "ev": "fail", ..., "sqlstate": "40001"}       certainly not committed
     {"t": ns, "pid": p, "ev": "unknown", ..., "sqlstate": "57P01"}    answered, and the answer settles nothing
 
@@ -25,7 +25,7 @@ import msgspec
 
 from workloads.workload import Operation, Outcome, Request
 
-_ENVELOPE: Final = frozenset({"t", "pid", "ev", "op", "worker", "kind", "sqlstate", "lsn"})
+_ENVELOPE: Final = frozenset({"t", "pid", "ev", "op", "worker", "kind", "sqlstate", "lsn", "read"})
 _ANSWERS: Final = {"ok": Outcome.OK, "fail": Outcome.FAIL, "unknown": Outcome.UNKNOWN}
 
 Record = dict[str, Any]
@@ -63,17 +63,17 @@ class HistoryWriter:
             }
         )
 
-    def ok(self, request: Request) -> None:
-        """The request was acknowledged."""
-        self._answer(request, "ok", None)
+    def ok(self, request: Request, read: Any = None) -> None:
+        """The request was acknowledged, having read this."""
+        self._answer(request, "ok", {} if read is None else {"read": read})
 
     def fail(self, request: Request, sqlstate: str) -> None:
         """The request was refused in a way that proves it did not commit."""
-        self._answer(request, "fail", sqlstate)
+        self._answer(request, "fail", {"sqlstate": sqlstate})
 
     def unknown(self, request: Request, sqlstate: str | None) -> None:
         """The request ended in a way that proves nothing."""
-        self._answer(request, "unknown", sqlstate)
+        self._answer(request, "unknown", {} if sqlstate is None else {"sqlstate": sqlstate})
 
     def close(self) -> None:
         """Close the file; it is not opened again."""
@@ -81,18 +81,18 @@ class HistoryWriter:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _answer(self, request: Request, answer: str, sqlstate: str | None) -> None:
-        record: Record = {
-            "t": self._now_ns(),
-            "pid": self._pid,
-            "ev": answer,
-            "op": request.operation,
-            "worker": request.worker,
-            "kind": request.kind,
-        }
-        if sqlstate is not None:
-            record["sqlstate"] = sqlstate
-        self._write(record)
+    def _answer(self, request: Request, answer: str, more: Mapping[str, Any]) -> None:
+        self._write(
+            {
+                "t": self._now_ns(),
+                "pid": self._pid,
+                "ev": answer,
+                "op": request.operation,
+                "worker": request.worker,
+                "kind": request.kind,
+                **more,
+            }
+        )
 
     def _write(self, record: Record) -> None:
         data = b"\n" + self._encode(record)
@@ -189,4 +189,5 @@ def _answered(operation: Operation, record: Mapping[str, Any]) -> Operation:
         answered_ns=record["t"],
         sqlstate=record.get("sqlstate"),
         lsn=record.get("lsn"),
+        read=record.get("read"),
     )

@@ -19,7 +19,8 @@ REQUIRED: Final[EllipsisType] = ...
 """The default of a parameter that has none: CALL refuses to run without a value."""
 
 Parameter = tuple[str, str, Any]
-"""Name, type name (bool, integer, bigint, double precision, text, bytea), default or REQUIRED."""
+"""Name, type name (bool, integer, bigint, double precision, text, bytea, numeric,
+timestamptz), default or REQUIRED."""
 
 
 class Host(Protocol):

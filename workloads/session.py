@@ -11,7 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 Row = tuple[Any, ...]
-"""A row in column order. Values are bool, int, float, str, bytes or None."""
+"""A row in column order. Values are bool, int, float, str, bytes, Decimal, aware datetime or None."""
+
+
+READ_COMMITTED = "read committed"
+REPEATABLE_READ = "repeatable read"
 
 
 class Session(Protocol):
@@ -29,8 +33,8 @@ class Session(Protocol):
         """Make a table of (column name, type name) columns; the key's column is among them."""
         ...
 
-    def begin(self) -> None:
-        """Start a transaction."""
+    def begin(self, isolation: str = READ_COMMITTED) -> None:
+        """Start a transaction at a level: "read committed" or "repeatable read" (of PostgreSQL: snapshot isolation)."""
         ...
 
     def commit(self) -> bool | None:

@@ -7,7 +7,7 @@ Every workload that runs inside a backend runs through here, so that histories m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from workloads.history import HistoryWriter
 from workloads.session import (
@@ -20,7 +20,10 @@ from workloads.session import (
     sqlstate_of,
     surely_aborted,
 )
-from workloads.workload import ROLLBACK_KIND, Request
+from workloads.workload import ISOLATION, ROLLBACK_KIND, Request
+
+Perform = Callable[[Session, Request], Any]
+"""`Workload.perform`."""
 
 
 class Tally(NamedTuple):
@@ -31,7 +34,7 @@ class Tally(NamedTuple):
 
 
 def run_requests(
-    perform: Callable[[Session, Request], None],
+    perform: Perform,
     session: Session,
     requests: Iterable[Request],
     history: HistoryWriter,
@@ -50,8 +53,8 @@ def run_requests(
         history.invoke(request)
         committing = False
         try:
-            session.begin()
-            perform(session, request)
+            _begin(session, request)
+            read = perform(session, request)
             if request.kind == ROLLBACK_KIND:
                 session.rollback()
                 history.fail(request, TRANSACTION_ROLLBACK)
@@ -73,9 +76,18 @@ def run_requests(
             if sqlstate not in RETRIABLE:
                 raise
         else:
-            history.ok(request)
+            history.ok(request, read)
             committed += 1
     return Tally(committed, failed)
+
+
+def _begin(session: Session, request: Request) -> None:
+    """Begin at the level that the request asks for, if it asks for one."""
+    isolation = request.values.get(ISOLATION)
+    if isolation is None:
+        session.begin()
+    else:
+        session.begin(isolation)
 
 
 def _commit(session: Session) -> None:
@@ -84,15 +96,17 @@ def _commit(session: Session) -> None:
         raise WorkloadError("the transaction had failed and was rolled back", sqlstate=IN_FAILED_SQL_TRANSACTION)
 
 
-def run_unrecorded(perform: Callable[[Session, Request], None], session: Session, request: Request) -> Tally:
+def run_unrecorded(perform: Perform, session: Session, request: Request) -> Any:
     """Perform one request for a client that keeps its own history: the statement's end is the answer.
+
+    Returns what was read.
 
     So every failure is raised, a rollback on purpose among them (40000): only a commit ends the statement
     without an error. `record_answer` reads the error.
     """
-    session.begin()
+    _begin(session, request)
     try:
-        perform(session, request)
+        read = perform(session, request)
         if request.kind == ROLLBACK_KIND:
             raise WorkloadError("the request asked to be rolled back", sqlstate=TRANSACTION_ROLLBACK)
         _commit(session)
@@ -101,17 +115,18 @@ def run_unrecorded(perform: Callable[[Session, Request], None], session: Session
         if sqlstate is not None and not ends_session(sqlstate) and session.in_transaction:
             session.rollback()
         raise
-    return Tally(1, 0)
+    return read
 
 
-def record_answer(history: HistoryWriter, request: Request, error: BaseException | None) -> None:
+def record_answer(history: HistoryWriter, request: Request, error: BaseException | None, read: Any = None) -> None:
     """Record what a client was told of a request that it sent as one statement.
 
     The client cannot see whether an error came before COMMIT or from it, so only what proves a rollback in
     either case is a failure; everything else (no SQLSTATE, a lost connection, an internal error) is unknown.
+    `read` is what the statement said that it read.
     """
     if error is None:
-        history.ok(request)
+        history.ok(request, read)
         return
     sqlstate = sqlstate_of(error)
     if sqlstate is not None and surely_aborted(sqlstate):

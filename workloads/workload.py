@@ -11,12 +11,16 @@ is the oracles' part, and each disagreement has an oracle of its own name.
 | fail         | resurrection | as told    | atomicity |
 
 Unknown is an outcome: a commit whose acknowledgement never came is neither done nor failed, and both fates
-are right. A request of kind `rollback` never asks for COMMIT, so only absence is right, told or not.
+are right. A request of kind `rollback` never asks for COMMIT, so only absence is right, told or not. One of
+kind `read` changes nothing, so it has no fate.
+
+What transactions saw of each other while they ran is judged apart (oracle `isolation`), from what `perform`
+says it read and from the final lists of `lists`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple, Protocol
@@ -27,6 +31,10 @@ from workloads.session import Row, Session
 
 ROLLBACK_KIND: Final = "rollback"
 """The kind of a request whose work is done and then rolled back on purpose, so that resurrection has trials."""
+READ_KIND: Final = "read"
+"""The kind of a request that only reads: a database holds no trace of it."""
+ISOLATION: Final = "isolation"
+"""The name among a request's values of the level that its transaction begins with; without it the default's."""
 
 WORKERS: Final = 1 << 12
 OPERATIONS_PER_WORKER: Final = 1 << 20
@@ -78,7 +86,10 @@ class Fate(Enum):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One operation as its history tells it. Times are CLOCK_MONOTONIC nanoseconds."""
+    """One operation as its history tells it. Times are CLOCK_MONOTONIC nanoseconds.
+
+    `read` is what `Workload.perform` returned; only an operation told ok has it.
+    """
 
     operation: int
     worker: int
@@ -90,6 +101,7 @@ class Operation(msgspec.Struct, frozen=True):
     answered_ns: int | None = None
     sqlstate: str | None = None
     lsn: int | None = None
+    read: Any = None
 
     @property
     def may_be_committed(self) -> bool:
@@ -137,8 +149,11 @@ class Workload(Protocol):
         """The requests of ids `first` to `first + count - 1`: a function of the arguments alone."""
         ...
 
-    def perform(self, session: Session, request: Request) -> None:
-        """Do a request's work inside the transaction that is open; neither begins nor ends one."""
+    def perform(self, session: Session, request: Request) -> Any:
+        """Do a request's work inside the transaction that is open; neither begins nor ends one.
+
+        Returns what the history is to keep of what was read (plain JSON), or None.
+        """
         ...
 
     def observe(self, session: Session, after: int) -> Iterator[Row]:
@@ -153,11 +168,22 @@ class Workload(Protocol):
         ...
 
     def fates(self, operations: Iterable[Operation], observation: Observation) -> dict[int, Fate]:
-        """The fate of each operation, and of each one found in the observation that is not among them."""
+        """The fate of each operation, and of each one found in the observation that is not among them.
+
+        Operations of kind `read` are left out.
+        """
         ...
 
     def invariant(self, observation: Observation) -> list[Violation]:
         """What no history could have led to, whatever was asked and told."""
+        ...
+
+    def lists(self, observation: Observation) -> Mapping[int, Sequence[int]] | None:
+        """The observed lists by key, for a workload whose transactions append to lists and read them.
+
+        None for any other. Elements are unique and name their writer (`workloads.append`); what `perform`
+        returns then has one pair for each step: (key, element appended) or (key, list read).
+        """
         ...
 
     def found(self, operation: int, observation: Observation) -> str:

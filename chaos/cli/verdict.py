@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -17,8 +18,8 @@ _COLOURS = {
 _SHOWN_FINDINGS = 5
 
 
-def show_verdict(verdict: Verdict, report: Path) -> None:
-    """The verdict, what it rests on, where the report is, and, last, the command that reproduces it."""
+def show_verdict(verdict: Verdict, report: Path, story: Sequence[str] = ()) -> None:
+    """The verdict, what it rests on, a story of the run, where the report is, and, last, the command that repeats it."""
     click.echo()
     for row in verdict.oracles:
         mark = {OracleStatus.HELD: "ok", OracleStatus.FAILED: "FAILED", OracleStatus.NOT_JUDGED: "not judged"}[
@@ -45,6 +46,13 @@ def show_verdict(verdict: Verdict, report: Path) -> None:
         click.echo(f"  {why.cycles} inconclusive: {why.reason}" + (f" ({why.remedy})" if why.remedy else ""))
     for bound in verdict.bounds:
         click.echo(f"  {bound.statement}")
+    if story:
+        click.echo()
+        for line in story:
+            click.echo(line)
+        click.echo()
+    elif verdict.findings:
+        click.echo(f"explain: crashbed explain {report.parent}")
     click.echo(f"report: {report}")
     if verdict.exactness:
         click.echo(verdict.exactness)

@@ -1,6 +1,6 @@
 """The oracles of data over a run directory: an epoch at a time, so that memory does not grow with a campaign.
 
-Owns which files and observations belong to which epoch, the names of the five oracles and their answers, and
+Owns which files and observations belong to which epoch, the names of the oracles and their answers, and
 the counts that say whether a cycle proves anything. It reads the directory alone: judging again with newer
 code needs no server. Two ways in: `judge_run` judges everything; `judge_latest` judges the last observation
 by itself, at a cost that does not depend on how many there were before.
@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from chaos.oracles import atomicity, durability, invariant, resurrection, wal_replay
+from chaos.oracles import atomicity, durability, invariant, isolation, resurrection, wal_replay
 from chaos.oracles.ledger import Count, Ledger, add, judge_observation, totals
 from chaos.oracles.loss_window import loss_window
 from chaos.oracles.oracle import OracleResult
@@ -34,7 +34,8 @@ OF_LEDGER: Mapping[str, tuple[str, Callable[[Ledger], Count]]] = {
     resurrection.NAME: (resurrection.TITLE, resurrection.judge),
     invariant.NAME: (invariant.TITLE, invariant.judge),
 }
-NAMES = (*OF_LEDGER, wal_replay.NAME)
+OF_EVERY_WORKLOAD = (*OF_LEDGER, wal_replay.NAME)
+NAMES = (*OF_EVERY_WORKLOAD, isolation.NAME)
 
 Record = Mapping[str, Any]
 
@@ -69,6 +70,7 @@ class DataJudgement:
 class _Cycle:
     cycle: int
     epoch: int
+    workload: str | None
     begin_ns: int
     end_ns: int | None
     kill_ns: int | None
@@ -76,14 +78,14 @@ class _Cycle:
 
 
 def judge_run(run: RunDirectory, workloads: Mapping[str, Workload], *, loss_window_ns: int = 0) -> DataJudgement:
-    """Judge every observation of a run. `workloads` has each workload by name, as it was set up.
+    """Judge every observation of a run's sitting. `workloads` has each workload by name, as it was set up.
 
     `loss_window_ns` is how long before a crash an acknowledgement was no promise yet; see `loss_window`.
 
     Raises RunDirectoryError for files that cannot be read, KeyError for a workload that is not given.
     """
     timeline = _timeline(run.harness_records())
-    judging = _Judging(run, workloads, NAMES, loss_window_ns)
+    judging = _Judging(run, workloads, OF_EVERY_WORKLOAD, loss_window_ns)
     epoch_of = {cycle.cycle: cycle.epoch for cycle in timeline}
     left = {epoch: [cycle for cycle in timeline if cycle.epoch == epoch] for epoch in epoch_of.values()}
     for epoch, observed in groupby(run.observed_records(), key=lambda record: epoch_of.get(record["cycle"])):
@@ -96,17 +98,22 @@ def judge_run(run: RunDirectory, workloads: Mapping[str, Workload], *, loss_wind
 
 
 def judge_latest(run: RunDirectory, workloads: Mapping[str, Workload], *, loss_window_ns: int = 0) -> DataJudgement:
-    """Judge the last observation of a run with the operations it covers; nothing if there is none.
+    """Judge the last observation of a run's sitting with the operations it covers; nothing if there is none.
 
     WAL replay is left to `judge_run`, for it needs the server's whole journal.
     """
     judging = _Judging(run, workloads, tuple(OF_LEDGER), loss_window_ns)
     record = last_record(run.observed)
-    if record is not None:
+    if record is not None and run.covers(record["t"]):
         timeline = _timeline(run.harness_records())
         epoch = next((cycle.epoch for cycle in timeline if cycle.cycle == record["cycle"]), None)
         first = cycle_of(record["observation"]["after"]) + 1
-        judging.epoch([c for c in timeline if c.epoch == epoch and first <= c.cycle <= record["cycle"]], [record])
+        covered = [
+            c
+            for c in timeline
+            if c.epoch == epoch and first <= c.cycle <= record["cycle"] and c.workload in (None, record["workload"])
+        ]
+        judging.epoch(covered, [record])
     return judging.done()
 
 
@@ -169,12 +176,13 @@ class _Judging:
         judged: set[int] = set()
         for name in sorted({record["workload"] for record in observed}):
             workload = self._workloads[name]
+            own = _of_workload(history, timeline, name)
             ledger = Ledger(
                 workload,
                 [
                     judge_observation(
                         workload,
-                        history,
+                        own,
                         first_cycle=timeline[0].cycle,
                         cycle=record["cycle"],
                         t=record["t"],
@@ -185,9 +193,12 @@ class _Judging:
                 ],
                 losses,
             )
-            judged.update(ledger.entries)
+            judged.update(ledger.covered)
             for oracle, (_, judge) in OF_LEDGER.items():
                 self._counts[oracle].append(judge(ledger))
+            isolated = isolation.judge(ledger)
+            if isolated is not None:
+                self._counts.setdefault(isolation.NAME, []).append(isolated)
             self._ledgers.append(totals([ledger]))
         if wal_replay.NAME in self._counts:
             numbers = {cycle.cycle for cycle in timeline}
@@ -198,9 +209,10 @@ class _Judging:
 
     def done(self) -> DataJudgement:
         """What it came to."""
-        titles = {name: title for name, (title, _) in OF_LEDGER.items()} | {wal_replay.NAME: wal_replay.TITLE}
+        titles = {name: title for name, (title, _) in OF_LEDGER.items()}
+        titles |= {wal_replay.NAME: wal_replay.TITLE, isolation.NAME: isolation.TITLE}
         results = tuple(add(counts).result(name, titles[name]) for name, counts in self._counts.items())
-        return DataJudgement(results, _sum(self._ledgers), self._cycles)
+        return DataJudgement(results, sum_ledgers(self._ledgers), self._cycles)
 
     def _history(self, timeline: Sequence[_Cycle]) -> History:
         numbers = {cycle.cycle for cycle in timeline}
@@ -248,14 +260,15 @@ def count_cycles(
 
 def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
     """The cycles of a run in their order. The kill is the first fault that landed."""
-    begun: dict[int, tuple[int, int]] = {}
+    begun: dict[int, tuple[int, str | None, int]] = {}
     killed: dict[int, int] = {}
     ready: dict[int, int] = {}
     ended: dict[int, int] = {}
     for record in harness:
         match record.get("ev"):
             case "cycle_begin":
-                begun[record["cycle"]] = (record.get("epoch", 0), record["t"])
+                workload = record.get("plan", {}).get("workload")
+                begun[record["cycle"]] = (record.get("epoch", 0), workload, record["t"])
             case "fault" if record.get("outcome") != "missed":
                 killed.setdefault(record["cycle"], record["t"])
             case "ready":
@@ -263,12 +276,21 @@ def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
             case "cycle_end":
                 ended[record["cycle"]] = record["t"]
     return [
-        _Cycle(cycle, epoch, begin_ns, ended.get(cycle), killed.get(cycle), ready.get(cycle))
-        for cycle, (epoch, begin_ns) in sorted(begun.items())
+        _Cycle(cycle, epoch, workload, begin_ns, ended.get(cycle), killed.get(cycle), ready.get(cycle))
+        for cycle, (epoch, workload, begin_ns) in sorted(begun.items())
     ]
 
 
-def _sum(ledgers: Sequence[report.Ledger]) -> report.Ledger:
+def _of_workload(history: History, timeline: Iterable[_Cycle], workload: str) -> History:
+    """The part of a history that a workload's own cycles made; a cycle that does not name one is everybody's."""
+    others = {cycle.cycle for cycle in timeline if cycle.workload not in (None, workload)}
+    operations = {id_: operation for id_, operation in history.operations.items() if cycle_of(id_) not in others}
+    return History(operations, history.contradictions, history.contradicted)
+
+
+def sum_ledgers(ledgers: Sequence[report.Ledger]) -> report.Ledger:
+    """The ledgers of several clusters as one."""
+
     def row(name: str) -> report.Fate:
         rows: list[report.Fate] = [getattr(ledger, name) for ledger in ledgers]
         return report.Fate(

@@ -131,7 +131,10 @@ class Entry:
 
 
 class Ledger:
-    """All operations judged in one epoch, from its judgements in the order of their observations."""
+    """All operations judged in one epoch, from its judgements in the order of their observations.
+
+    An operation that only reads leaves no trace, so it has no entry; see `isolation` for what it saw.
+    """
 
     __slots__ = ("entries", "judgements", "losses", "workload")
 
@@ -141,9 +144,14 @@ class Ledger:
         self.judgements = tuple(judgements)
         self.entries: dict[int, Entry] = {}
         for judgement in judgements:
-            for id_, operation in judgement.operations.items():
-                entry = self.entries.setdefault(id_, Entry(operation))
-                entry.seen.append((judgement.cycle, judgement.fates[id_], judgement))
+            for id_, fate in judgement.fates.items():
+                entry = self.entries.setdefault(id_, Entry(judgement.operations[id_]))
+                entry.seen.append((judgement.cycle, fate, judgement))
+
+    @property
+    def covered(self) -> set[int]:
+        """The operations that some observation covers, also those that leave no trace."""
+        return {id_ for judgement in self.judgements for id_ in judgement.operations}
 
     def story(self, operation: Operation, judgement: Judgement, message: str) -> Story:
         """A failure of one operation; its evidence is what was asked, what was told, what was found, and when."""
@@ -156,7 +164,7 @@ class Ledger:
 
     def unjudged(self, history: History, first_cycle: int, last_cycle: int) -> tuple[int, ...]:
         """The acknowledged operations of these cycles that no judgement covers, by id."""
-        covered = self.entries
+        covered = self.covered
         return tuple(
             operation.operation
             for operation in history.between(last_operation_of(first_cycle - 1), last_operation_of(last_cycle))

@@ -23,7 +23,7 @@ from typing import Any
 
 from chaos.oracles.ledger import Count, tell
 from workloads.history import History
-from workloads.workload import Operation, Outcome, cycle_of
+from workloads.workload import READ_KIND, Operation, Outcome, cycle_of
 
 NAME = "wal_replay"
 TITLE = "redo really replayed the WAL"
@@ -191,6 +191,7 @@ def _recovery(
         operation
         for operation in operations
         if operation.outcome is Outcome.OK
+        and operation.kind != READ_KIND
         and operation.answered_ns is not None
         and operation.answered_ns < (first if promised_ns is None else promised_ns)
         and since is not None

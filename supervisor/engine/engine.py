@@ -116,6 +116,12 @@ class Engine:
             self.transaction,
         )
 
+    def use(self, settings: Settings) -> None:
+        """Go by other settings from now on: those of a reload, which differ only in what a reload may change."""
+        self.settings = settings
+        self.wal.use(settings)
+        self.row_locks.use(settings)
+
     def begin(self, isolation: Isolation) -> None:
         """Begin a transaction of several statements; one of a single statement needs no beginning."""
         self.snapshots.begin(isolation)

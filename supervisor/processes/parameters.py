@@ -27,7 +27,7 @@ _MAX_APPLICATION_NAME_BYTES: Final = 63
 _UTF8_NAMES: Final = frozenset({"utf8", "utf-8", "unicode"})
 
 _WITHOUT_EFFECT: Final = frozenset({"datestyle", "timezone", "intervalstyle", "extra_float_digits"})
-"""Accepted and ignored: drivers send these always, and no value they would change is ever sent back."""
+"""Accepted and ignored: drivers send these always. A moment is sent back in UTC, with its zone, whatever was asked."""
 
 
 def session_parameters(startup: Startup) -> dict[str, str]:

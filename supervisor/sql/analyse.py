@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 from supervisor.errors import (
     FEATURE_NOT_SUPPORTED,
     NULL_VALUE_NOT_ALLOWED,
-    NUMERIC_VALUE_OUT_OF_RANGE,
     SYNTAX_ERROR,
     UNDEFINED_FUNCTION,
     UNDEFINED_PARAMETER,
@@ -26,8 +26,8 @@ from supervisor.sql.procedures import Parameter, Procedure, parameters_of
 from supervisor.sql.types import (
     BIGINT,
     BOOL,
-    DOUBLE,
     INTEGER,
+    NUMERIC,
     TEXT,
     DataType,
     Value,
@@ -259,24 +259,20 @@ def _constant(constant: Node) -> tuple[Value | None, DataType | None, str]:
     if "sval" in constant:
         return constant["sval"].get("sval", ""), None, "unknown"
     if "fval" in constant:
-        return _number(constant["fval"]["fval"])
+        value, type_ = _number(constant["fval"]["fval"])
+        return value, type_, type_.name
     raise _unsupported("bit string literals are not supported", None)
 
 
-def _number(text: str) -> tuple[Value, DataType, str]:
+def _number(text: str) -> tuple[Value, DataType]:
     """A number that the parser left as text: too long for an integer, or with a fraction or exponent."""
     digits = text.replace("_", "")
     base = {"0x": 16, "0o": 8, "0b": 2}.get(digits.lstrip("+-")[:2].lower(), 10)
     try:
         whole = int(digits, base)
-    except ValueError:
-        return DOUBLE.from_text(digits), DOUBLE, "numeric"
-    if -(1 << 63) <= whole < 1 << 63:
-        return whole, BIGINT, BIGINT.name
-    try:
-        return float(whole), DOUBLE, "numeric"
-    except OverflowError:
-        raise ServerError("numeric literal is out of range", sqlstate=NUMERIC_VALUE_OUT_OF_RANGE) from None
+    except ValueError:  # no whole number, or one with more digits than Python reads
+        return NUMERIC.from_text(digits), NUMERIC
+    return (whole, BIGINT) if -(1 << 63) <= whole < 1 << 63 else (Decimal(whole), NUMERIC)
 
 
 def _match(given: Sequence[_Argument], parameters: Sequence[Parameter]) -> list[tuple[Parameter, _Argument]] | None:

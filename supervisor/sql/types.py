@@ -2,7 +2,8 @@
 
 Owns the conversion between Python values and the two formats of the protocol, and the assignment of one type to
 another. OIDs and text forms are PostgreSQL's (`pg_type.dat`, `src/backend/utils/adt`). The values are those of the
-session: bool, int, float, str, bytes; None is null and never reaches a type.
+session: bool, int, float, str, bytes, Decimal, aware datetime; None is null and never reaches a type. The two types
+with much to say, numeric and timestamptz, have their forms in `numeric.py` and `timestamptz.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 from supervisor.errors import (
@@ -22,15 +25,16 @@ from supervisor.errors import (
     NUMERIC_VALUE_OUT_OF_RANGE,
     ServerError,
 )
+from supervisor.sql import numeric, timestamptz
 
-Value = bool | int | float | str | bytes
+Value = bool | int | float | str | bytes | Decimal | datetime
 
 
 @dataclass(frozen=True, slots=True)
 class DataType:
     """One type: PostgreSQL's name, OID, size in bytes (-1 varies), and its input and output functions.
 
-    The input functions raise ServerError 22P02, 22P03 or 22003.
+    The input functions raise ServerError 22P02, 22P03 or 22003; those of moments 22007, 22008 or 22009.
     """
 
     name: str
@@ -40,6 +44,10 @@ class DataType:
     from_binary: Callable[[bytes], Value]
     to_text: Callable[[Value], bytes]
     to_binary: Callable[[Value], bytes]
+
+
+def _mismatched(type_name: str, value: Value) -> TypeError:
+    return TypeError(f"a {type_name} column cannot hold {type(value).__name__}")
 
 
 def _bad_text(type_name: str, text: str) -> ServerError:
@@ -97,10 +105,15 @@ def _integer_type(name: str, oid: int, size: int) -> DataType:
             raise _bad_binary(name)
         return int(layout.unpack(data)[0])
 
+    def to_text(value: Value) -> bytes:
+        if not isinstance(value, int):
+            raise _mismatched(name, value)
+        return b"%d" % value
+
     def to_binary(value: Value) -> bytes:
         return layout.pack(value)
 
-    return DataType(name, oid, size, from_text, from_binary, lambda value: b"%d" % int(value), to_binary)
+    return DataType(name, oid, size, from_text, from_binary, to_text, to_binary)
 
 
 # -- double precision
@@ -132,6 +145,8 @@ def _float_from_binary(data: bytes) -> float:
 
 def _float_to_text(value: Value) -> bytes:
     """The shortest digits that read back as the same number, in PostgreSQL's notation (`float8out`)."""
+    if not isinstance(value, float | int):
+        raise _mismatched("double precision", value)
     number = float(value)
     if math.isnan(number):
         return b"NaN"
@@ -193,7 +208,24 @@ def _bytea_from_text(text: str) -> bytes:
 
 def _bytes_of(value: Value) -> bytes:
     if not isinstance(value, bytes):
-        raise TypeError(f"a bytea column holds bytes, not {type(value).__name__}")
+        raise _mismatched("bytea", value)
+    return value
+
+
+# -- numeric and timestamptz
+
+
+def _decimal_of(value: Value) -> Decimal:
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, int):
+        return Decimal(value)
+    raise _mismatched("numeric", value)
+
+
+def _moment_of(value: Value) -> datetime:
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise _mismatched("timestamptz", value)
     return value
 
 
@@ -228,17 +260,36 @@ BYTEA: Final = DataType(
     lambda value: b"\\x" + _bytes_of(value).hex().encode(),
     _bytes_of,
 )
+NUMERIC: Final = DataType(
+    "numeric",
+    1700,
+    -1,
+    numeric.from_text,
+    numeric.from_binary,
+    lambda value: numeric.to_text(_decimal_of(value)),
+    lambda value: numeric.to_binary(_decimal_of(value)),
+)
+TIMESTAMPTZ: Final = DataType(
+    timestamptz.NAME,
+    1184,
+    8,
+    timestamptz.from_text,
+    timestamptz.from_binary,
+    lambda value: timestamptz.to_text(_moment_of(value)),
+    lambda value: timestamptz.to_binary(_moment_of(value)),
+)
 
 UNKNOWN_OIDS: Final = frozenset({0, 705})
 """How a client leaves a parameter's type to the server: no type, or the pseudo-type unknown."""
 
 _BY_NAME: Final = {
-    **{kind.name: kind for kind in (BOOL, INTEGER, BIGINT, DOUBLE, TEXT, BYTEA)},
+    **{kind.name: kind for kind in (BOOL, INTEGER, BIGINT, DOUBLE, TEXT, BYTEA, NUMERIC, TIMESTAMPTZ)},
     "bool": BOOL,
+    "timestamptz": TIMESTAMPTZ,
 }
 _VARCHAR_OID: Final = 1043
 _BY_OID: Final = {
-    **{kind.oid: kind for kind in (BOOL, SMALLINT, INTEGER, BIGINT, DOUBLE, TEXT, BYTEA)},
+    **{kind.oid: kind for kind in (BOOL, SMALLINT, INTEGER, BIGINT, DOUBLE, TEXT, BYTEA, NUMERIC, TIMESTAMPTZ)},
     _VARCHAR_OID: TEXT,
     **dict.fromkeys(UNKNOWN_OIDS, TEXT),
 }
@@ -256,19 +307,25 @@ def type_of_oid(oid: int) -> DataType | None:
 
 
 def assign(value: Value, source: DataType, target: DataType) -> Value:
-    """`value` as `target` holds it: integers to wider or narrower ones and to double precision, else the same type.
+    """`value` as `target` holds it: integers to wider or narrower ones, to numeric and to double precision, numeric to
+    double precision, else the same type.
 
     Raises ServerError 42804 when the types do not go together, 22003 when the value does not fit.
     """
     if source is target:
         return value
-    if source in _INTEGERS and target in _INTEGERS:
-        limit = 1 << (8 * target.size - 1)
-        if not -limit <= int(value) < limit:
-            raise ServerError(f"{target.name} out of range", sqlstate=NUMERIC_VALUE_OUT_OF_RANGE)
-        return value
-    if source in _INTEGERS and target is DOUBLE:
-        return float(value)
+    if source in _INTEGERS and isinstance(value, int):
+        if target in _INTEGERS:
+            limit = 1 << (8 * target.size - 1)
+            if not -limit <= value < limit:
+                raise ServerError(f"{target.name} out of range", sqlstate=NUMERIC_VALUE_OUT_OF_RANGE)
+            return value
+        if target is DOUBLE:
+            return float(value)
+        if target is NUMERIC:
+            return Decimal(value)
+    if source is NUMERIC and target is DOUBLE:
+        return DOUBLE.from_text(NUMERIC.to_text(value).decode())  # as PostgreSQL does it, with its refusals
     raise ServerError(
         f"a value of type {source.name} cannot be assigned to type {target.name}", sqlstate=DATATYPE_MISMATCH
     )

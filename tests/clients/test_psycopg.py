@@ -11,10 +11,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 
 import psycopg
 import pytest
 
+from tests.conftest import MakeServer
 from tests.support.server import LiveServer
 from tests.support.waiting import wait_until
 
@@ -58,6 +61,30 @@ def test_parameters_fit_the_procedure_whatever_size_they_come_in(session: Sessio
 def test_binary_results_are_read_back(session: Session) -> None:
     cursor = session.execute("SELECT pg_backend_pid()", binary=True)
     assert cursor.fetchone() == (session.info.backend_pid,)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_numbers_and_moments_are_sent_and_read_back_in_both_formats(make_server: MakeServer, binary: bool) -> None:
+    server = make_server({"shared_preload_libraries": "tests.support.typed_procedures"}).start()
+    placeholder = "%b" if binary else "%t"
+    statement = f"CALL exact_keep(at => {placeholder}, amount => {placeholder})"
+    noon = datetime(2026, 6, 1, 12, 0, 0, 1, tzinfo=timezone(timedelta(hours=2)))
+    with server.connect() as session:
+        session.execute("CALL exact_setup()")
+        for minute, amount in enumerate(("-12.500", "0.004", "1E+7", "NaN", None)):
+            number = None if amount is None else Decimal(amount)
+            values = (noon + timedelta(minutes=minute), number)
+            cursor = session.execute(statement, values, binary=binary)  # type: ignore[call-overload]
+        assert [column.type_code for column in cursor.description] == [1184, 1700, 1700]
+        rows = cursor.fetchall()
+        assert [row[0] for row in rows] == [noon + timedelta(minutes=minute) for minute in range(5)]
+        assert {row[0].utcoffset() for row in rows} == {timedelta(0)}
+        assert [str(row[1]) for row in rows] == ["-12.500", "0.004", "10000000", "NaN", "None"]
+        assert [str(row[2]) for row in rows] == ["-12.50", "0.00", "10000000.00", "NaN", "None"]
+        with pytest.raises(psycopg.errors.NumericValueOutOfRange, match="numeric field overflow"):
+            session.execute(statement, (datetime.now(UTC), Decimal(10**8)))  # type: ignore[call-overload]
+        literal = session.execute("CALL exact_keep('1999-12-31 23:59:59.25-01', -0.0050)").fetchall()[0]
+    assert (str(literal[0]), str(literal[1])) == ("2000-01-01 00:59:59.250000+00:00", "-0.0050")
 
 
 def test_statements_in_a_pipeline_are_answered_in_order_and_fail_together(session: Session) -> None:
@@ -110,10 +137,10 @@ def test_a_running_call_can_be_cancelled_and_what_it_committed_stays(server: Liv
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        # SIGINT is what a cancel request comes down to. It is forgotten while nothing runs, so first something must.
+        # It is forgotten while nothing runs, so first something must.
         history = server.history
         wait_until("the call to have begun", lambda: any(path.stat().st_size for path in history.iterdir()))
-        os.kill(session.info.backend_pid, signal.SIGINT)
+        session.cancel()
     finally:
         worker.join(20)
     assert isinstance(outcome[0], psycopg.errors.QueryCanceled)
@@ -124,7 +151,7 @@ def test_a_running_call_can_be_cancelled_and_what_it_committed_stays(server: Liv
 def test_a_cancel_while_nothing_runs_is_forgotten(session: Session) -> None:
     os.kill(session.info.backend_pid, signal.SIGINT)
     assert session.execute("SHOW port").fetchone() == ("5432",)
-    session.cancel_safe()  # a real cancel request: accepted, not acted upon yet
+    session.cancel_safe()
     assert session.execute("SHOW port").fetchone() == ("5432",)
 
 

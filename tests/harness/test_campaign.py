@@ -58,6 +58,16 @@ def test_a_good_server_is_held(campaign: Ended) -> None:
     assert campaign.last_line.startswith("reproduce: crashbed run ") and campaign.last_line.endswith("--seed 5")
 
 
+def test_a_run_that_held_is_explained_by_its_slowest_recovery(place: Bed, campaign: Ended) -> None:
+    told = place.run("explain", str(campaign.directory.path))
+    assert told.status == 0, told
+    slowest = max(campaign.directory.read_verdict().recoveries, key=lambda recovery: recovery.ready or 0.0)
+    lines = told.output.splitlines()
+    assert lines[0].startswith(f"cycle {slowest.cycle}, {slowest.fault}: no rule was broken in this run"), told
+    assert "redo ends at" in told.output and "ready to accept connections" in told.output
+    assert lines[-1].startswith("recovery, in ms since the kill: ") and f"ready at {slowest.ready:.1f}" in lines[-1]
+
+
 def test_every_oracle_has_trials(campaign: Ended) -> None:
     rows = campaign.directory.read_verdict().oracles
     assert len(rows) == 15

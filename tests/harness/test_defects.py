@@ -3,12 +3,14 @@
 An oracle that has never been seen to fail on a real run proves nothing, and a defect that no longer fits the code it
 was written for would plant nothing and make the demo green. So each defect is planted into a copy of today's code, run
 for a few cycles, and found; what the run prints last, pasted into a shell, finds it again; and an edit that does not
-fit is refused loudly.
+fit is refused loudly. Of each loss a story can be told that ends with the right reason, for the defect is known.
 """
 
 from __future__ import annotations
 
 import ast
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 from chaos.cli.demo import CYCLES
 from chaos.defects import DEFECTS
 from chaos.defects.defect import Defect, Edit, StaleDefectError
+from chaos.explain.story import LINES
 from chaos.oracles import observable
 from chaos.oracles.data import NAMES
 from chaos.oracles.registry import SUPERVISION
@@ -72,6 +75,90 @@ def test_a_red_run_keeps_what_explains_it(defect: Defect, red: Ended) -> None:
     assert defect.edits[0].replace in tested
     assert run.read_info().plan["defect"] == defect.name
     assert "FAILED" in red.output and "FINDING" in red.output
+
+
+@pytest.mark.live
+def test_the_story_of_a_lost_operation_names_it_its_acknowledgement_the_kill_and_the_reason(
+    place: Bed, red: Ended
+) -> None:
+    told = place.run("explain", str(red.directory.path))
+    assert told.status == 0, told
+    lines = told.output.splitlines()
+    assert len(lines) <= LINES, told
+    finding = red.directory.read_verdict().findings[0]
+    number = re.search(r"operation (\d+)", finding.message)
+    assert number is not None and lines[0].startswith(f"operation {number[1]}, cycle ")
+    assert lines[0].endswith("told ok, found absent")
+    steps = [
+        (r"history .* \d+ \(source \d+, target \d+, amount \d+\) is begun", "asked"),
+        (r"history .* is told ok", "acknowledged"),
+        (r"\+0\.000 ms  (kernel .* gets SIG(KILL|QUIT) from (the harness|itself)|harness .*: landed)", "killed"),
+        (r"journal  redo starts at 0/", "redo"),
+        (r"journal  redo ends at 0/", "redo's end"),
+        (r"wal      no (COMMIT of transaction|record of the row)", "the WAL"),
+        (r"journal  ready to accept connections", "ready"),
+        (rf"observed .* no row of operation {number[1]} ", "found"),
+    ]
+    at = {what: next((n for n, line in enumerate(lines) if re.search(step, line)), None) for step, what in steps}
+    assert None not in at.values(), f"{at} in {told}"
+    after = ["killed", "redo", "redo's end", "the WAL", "ready", "found"]
+    assert [at[what] for what in after] == sorted(at[what] or 0 for what in after), told
+    assert re.match(r"why: it was acknowledged before (its commit|any) record", lines[-1]), told
+
+
+@pytest.mark.live
+def test_a_story_without_the_data_directory_says_what_is_missing(place: Bed, red: Ended, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(red.directory.path, copy, ignore=shutil.ignore_patterns("pgdata", "code"))
+    told = place.run("explain", str(copy))
+    assert told.status == 0 and "wal      not there to be read: the data directory was not kept" in told.output, told
+    last = told.output.splitlines()[-1]
+    assert last.startswith("why: not known: redo read the WAL to 0/") and "was not kept" in last
+
+
+@pytest.mark.live
+def test_any_operation_and_any_cycle_can_be_explained(place: Bed, red: Ended) -> None:
+    run = str(red.directory.path)
+    records = [record for reader in red.directory.history_records() for record in reader]
+    answered = {record["op"] for record in records if record["ev"] != "invoke"}
+    unanswered = next(
+        record["op"] for record in records if record["op"] not in answered and record["kind"] == "transfer"
+    )
+    told = place.run("explain", run, "--op", f"transfer {unanswered}")
+    assert told.output.startswith(f"operation {unanswered}, cycle ") and ": no answer, found " in told.output, told
+    assert told.output.splitlines()[-1].startswith("why: nothing is wrong: no answer came, so both fates are right")
+    cycle = place.run("explain", run, "--cycle", "2")
+    assert cycle.status == 0 and "ms since the kill of cycle " in cycle.output, cycle
+    assert len(cycle.output.splitlines()) <= LINES
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--cycle", "77"), f"has no cycle 77: it ran cycles 0 to {CYCLES - 1}"),
+        (("--op", str(77 << 32)), f"it would be of cycle 77, and it ran cycles 0 to {CYCLES - 1}"),
+        (("--op", "1048575"), "cycle 0 has "),
+        (("--op", "sixteen"), "'sixteen' is no operation: write its number"),
+        (("--op", "16", "--cycle", "0"), "--cycle and --op are two questions"),
+    ],
+    ids=["cycle", "operation of no cycle", "operation", "no number", "both"],
+)
+def test_what_the_run_does_not_have_is_refused_with_what_it_has(
+    place: Bed, red: Ended, arguments: tuple[str, ...], said: str
+) -> None:
+    refused = place.run("explain", str(red.directory.path), *arguments)
+    assert refused.status == 4 and said in refused.errors and not refused.output, refused
+
+
+@pytest.mark.live
+def test_the_demo_ends_with_the_story_and_then_the_command_that_repeats_it(place: Bed) -> None:
+    done = place.run("demo", "--out", str(place.out), "--kills", "2")
+    assert done.status == 1, done
+    story = place.run("explain", str(done.directory.path)).output
+    assert story in done.output
+    assert done.last_line.startswith("reproduce: ")
+    assert done.output.index(story) < done.output.index("\nreport: ")
 
 
 @pytest.mark.live

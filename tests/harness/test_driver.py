@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.driver import OutsideClient
+from chaos.driver import OutsideClient, connect
 from tests.support.server import LiveServer
 from tests.support.waiting import wait_until
 from workloads.bank import Bank
@@ -47,7 +47,7 @@ def test_a_lost_connection_is_no_answer(server: LiveServer, tmp_path: Path) -> N
         process.signal(signal.SIGSTOP)
         yield requests[1]
 
-    client = OutsideClient(server.target.conninfo, "bank", stop_before_the_second(), history)
+    client = OutsideClient(connect(server.target.conninfo), "bank", stop_before_the_second(), history)
 
     def second_is_sent() -> bool:
         client.read()

@@ -61,8 +61,9 @@ class MemorySession:
             raise OrderlyError("42P07")
         self.database.tables[name] = {}
 
-    def begin(self) -> None:
+    def begin(self, isolation: str = "read committed") -> None:
         self._call("begin")
+        self.log.append(f"begin {isolation}")
         self.changes = {}
 
     def commit(self) -> bool:
@@ -117,7 +118,7 @@ class MemorySession:
         return (rows[key] for key in keys[:limit])
 
     def _change(self, table: str, key: Any, row: Row | None) -> None:
-        assert self.changes is not None, "the bank changes nothing outside a transaction"
+        assert self.changes is not None, "a workload changes nothing outside a transaction"
         self.changes[table, key] = row
 
     def _call(self, method: str) -> None:

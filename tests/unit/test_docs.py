@@ -7,6 +7,7 @@ repository stand behind it: an empty folder exists on one machine only.
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ import click
 import pytest
 
 from chaos.cli.main import crashbed
+from chaos.oracles import internal_error, isolation, observable, wal_replay
+from chaos.oracles.data import OF_LEDGER
+from chaos.oracles.registry import SUPERVISION
 from chaos.plan import parse_selector
 
 ROOT = Path(__file__).parents[2]
@@ -175,6 +179,25 @@ def test_every_command_can_be_given(document: str) -> None:
     assert named <= rules
 
 
+def test_the_walk_names_functions_that_are_there() -> None:
+    rows = re.findall(r"^\| [^|]+ \| `([^`]+)` \| (.+) \|$", (ROOT / "docs" / "walk.md").read_text(), re.M)
+    named = [(path, name) for path, names in rows for name in CODE.findall(names)]
+    assert len(named) > 30
+    assert [(path, name) for path, name in named if not defines((ROOT / path).read_text(), name)] == []
+
+
+def defines(code: str, name: str) -> bool:
+    """Whether a module defines `function`, `Class` or `Class.method`."""
+    owner, _, method = name.rpartition(".")
+    body: list[ast.stmt] = ast.parse(code).body
+    for part in (owner, method) if owner else (name,):
+        found = next((n for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == part), None)
+        if found is None:
+            return False
+        body = found.body
+    return True
+
+
 def test_the_readme_begins_with_the_two_commands() -> None:
     text = README.read_text()
     assert {f"make {target}" for target in ("run", "test", "demo", "check")} <= set(re.findall(r"make [a-z]+", text))
@@ -183,6 +206,19 @@ def test_the_readme_begins_with_the_two_commands() -> None:
     assert first is not None
     assert [line.split("#")[0].strip() for line in first[1].splitlines()] == ["make run", "make test"]
     assert text.index("make run") < text.index("\n## ")
+
+
+def test_the_readme_has_every_rule() -> None:
+    told = set(re.findall(r"^\| ([^|]+) \| [^|]+ \|$", README.read_text(), re.M))
+    assert {title for title, _ in OF_LEDGER.values()} - told == set()
+    others = (
+        wal_replay.TITLE,
+        isolation.TITLE,
+        observable.TITLE,
+        internal_error.TITLE,
+        *(oracle.title for oracle in SUPERVISION),
+    )
+    assert set(others) - told == set()
 
 
 def test_the_gate_runs_what_the_readme_says() -> None:
@@ -198,6 +234,7 @@ def test_what_went_stale_is_noticed() -> None:
     assert is_there("engine/wal/", document)
     assert not is_there("engine/gone/", document)
     assert not looks_like_a_path("history/<pid>.jsonl", document)
+    assert not defines("class A:\n def b(self): ...", "A.c") and defines("class A:\n def b(self): ...", "A.b")
     assert list(commands("    crashbed run --kils 3    more of them")) == [["run", "--kils", "3"]]
     assert unknown_in(["run", "--kils", "3"]) == ["--kils"]
     assert unknown_in(["rum"]) == ["rum"]

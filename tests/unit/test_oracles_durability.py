@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chaos.oracles import wal_replay
-from chaos.oracles.data import NAMES, judge_latest, judge_run, last_record
+from chaos.oracles.data import OF_EVERY_WORKLOAD, judge_latest, judge_run, last_record
 from chaos.oracles.ledger import Ledger, judge_observation, totals
 from chaos.oracles.wal_replay import Recovery, Redo, recoveries
 from reports import verdict as report
@@ -325,7 +325,7 @@ def write_run(tmp_path: Path, *, lose: bool = False) -> RunDirectory:
 
 def test_a_run_is_judged_epoch_by_epoch(tmp_path: Path) -> None:
     judged = judge_run(write_run(tmp_path), {"bank": BANK})
-    assert [result.name for result in judged.results] == list(NAMES)
+    assert [result.name for result in judged.results] == list(OF_EVERY_WORKLOAD)
     assert {result.name: (result.status, result.trials) for result in judged.results} == {
         "durability": (OracleStatus.HELD, 52),  # the unanswered one was seen committed and looked at again
         "atomicity": (OracleStatus.HELD, 54),

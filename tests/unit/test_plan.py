@@ -17,6 +17,7 @@ from chaos.plan import (
     ASYNCHRONOUS_DELAY_MS,
     BACKEND_POINTS,
     OF_SYNCHRONOUS_COMMIT,
+    RARELY_PASSED,
     AnyChild,
     CampaignPlan,
     CyclePlan,
@@ -91,6 +92,17 @@ def test_every_kind_of_fault_and_placement_is_drawn() -> None:
     assert all(plan.victims is None for plan in drawn if isinstance(plan.placement, PointPlacement))
     delays = [plan.placement.delay_ms for plan in drawn if isinstance(plan.placement, TimePlacement)]
     assert 0 <= min(delays) < 2 and 38 < max(delays) <= 40
+
+
+def test_a_point_that_a_workload_hardly_passes_is_not_drawn_for_it() -> None:
+    drawn = plans(CampaignPlan(seed=1, workloads=("bank", "append"), point_one_in=1), 400)
+    for name in ("bank", "append"):
+        points = {
+            parse_selector(plan.placement.selector).point
+            for plan in drawn
+            if plan.workload == name and isinstance(plan.placement, PointPlacement)
+        }
+        assert points == set(BACKEND_POINTS) - RARELY_PASSED.get(name, frozenset())
 
 
 def test_work_is_bounded_and_shared_with_the_outside_client() -> None:

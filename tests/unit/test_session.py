@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,53 @@ def test_an_integer_is_stored_as_a_double_where_the_column_is_one(session: Sessi
     assert session.get("t", 1) == (1, None, None, 7.0, None, None)
 
 
+def test_numbers_and_moments_come_back_after_a_crash_as_exact_as_they_were(rig: Rig, session: Session) -> None:
+    columns = [("id", "integer"), ("amount", "numeric"), ("price", "numeric(5, 2)"), ("at", "timestamptz")]
+    session.create_table("exact", columns, "id")
+    noon = datetime(2026, 6, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    session.insert("exact", (1, Decimal("-100.50"), Decimal("1.005"), noon))
+    session.insert("exact", (2, Decimal("0.000"), Decimal("-1.005"), datetime(1, 1, 1, tzinfo=UTC)))
+    session.insert("exact", (3, None, None, None))
+    session.insert("exact", (4, 10**40, Decimal("NaN"), datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC)))
+    session.insert("exact", (5, Decimal("-Infinity"), 7, noon))
+    rig.restart()
+    rows = list(rig.session().scan("exact"))
+    shown = [tuple(None if value is None else str(value) for value in row[1:]) for row in rows]
+    assert shown == [
+        ("-100.50", "1.01", "2026-06-01 10:00:00+00:00"),
+        ("0.000", "-1.01", "0001-01-01 00:00:00+00:00"),
+        (None, None, None),
+        (str(10**40), "NaN", "9999-12-31 23:59:59.999999+00:00"),
+        ("-Infinity", "7.00", "2026-06-01 10:00:00+00:00"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("type_name", "value", "sqlstate"),
+    [
+        ("numeric", 1.5, "42804"),
+        ("numeric", True, "42804"),
+        ("numeric", Decimal("1E+131072"), "22003"),
+        ("numeric", Decimal("1E-16384"), "22003"),
+        ("numeric", Decimal("1." + "1" * 16_383), "54000"),
+        ("numeric(3)", Decimal("999.5"), "22003"),
+        ("numeric(3,-2)", Decimal(99_950), "22003"),
+        ("numeric(2,4)", Decimal("0.00995"), "22003"),
+        ("numeric(3)", Decimal("1E+131071"), "22003"),
+        ("numeric(3)", Decimal("Infinity"), "22003"),
+        ("timestamptz", datetime(2026, 1, 1), "42804"),
+        ("timestamptz", "2026-01-01", "42804"),
+        ("timestamptz", datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))), "22008"),
+    ],
+)
+def test_numbers_and_moments_that_do_not_fit_are_refused(
+    session: Session, type_name: str, value: object, sqlstate: str
+) -> None:
+    session.create_table("exact", [("id", "integer"), ("v", type_name)], "id")
+    refused(sqlstate, session.insert, "exact", (1, value))
+    assert list(session.scan("exact")) == []
+
+
 @pytest.mark.parametrize(
     ("row", "sqlstate"),
     [
@@ -127,6 +176,9 @@ def test_tables_that_are_and_are_not(rig: Rig, session: Session) -> None:
     refused("42P01", session.get, "nowhere", 1)
     refused("42P07", session.create_table, "t", COLUMNS, "id")
     refused("42704", session.create_table, "u", [("id", "serial")], "id")
+    refused("42704", session.create_table, "u", [("id", "numeric(2,)")], "id")
+    refused("22023", session.create_table, "u", [("id", "numeric(0)")], "id")
+    refused("22023", session.create_table, "u", [("id", "numeric(5,1001)")], "id")
     refused("42703", session.create_table, "u", [("id", "integer")], "key")
     refused("42701", session.create_table, "u", [("id", "integer"), ("id", "text")], "id")
     refused("42602", session.create_table, "", [("id", "integer")], "id")
@@ -160,6 +212,11 @@ def test_a_table_of_a_transaction_that_a_crash_cut_off_is_not_there(rig: Rig, se
         ("double precision", [-math.inf, -1.5, 0.0, 2.5, math.inf]),
         ("text", ["", "A", "B", "a", "aa", "ä", "€"]),
         ("bytea", [b"", b"\0", b"\0\0", b"\1", b"\xff"]),
+        (
+            "numeric",
+            [*map(Decimal, ("-Infinity", "-120", "-12.03", "-12", "-0.1", "0", "0.09", "1", "10.0", "Infinity"))],
+        ),
+        ("timestamptz", [datetime(year, 1, 1, tzinfo=UTC) for year in (1, 1999, 2000, 2026, 9999)]),
     ],
 )
 def test_keys_of_every_type_are_in_order(session: Session, type_name: str, keys: list[object]) -> None:
@@ -180,6 +237,33 @@ def test_minus_zero_is_zero_and_nan_is_itself(session: Session) -> None:
     refused("23505", session.insert, "k", (0.0,))
     session.insert("k", (math.nan,))
     refused("23505", session.insert, "k", (math.nan,))
+
+
+def test_equal_numbers_are_one_key_whatever_their_zeros(session: Session) -> None:
+    session.create_table("k", [("id", "numeric")], "id")
+    session.insert("k", (Decimal("1.0"),))
+    refused("23505", session.insert, "k", (Decimal("1.000"),))
+    refused("23505", session.insert, "k", (1,))
+    assert [str(row[0]) for row in session.scan("k")] == ["1.0"]
+    session.insert("k", (Decimal("NaN"),))
+    refused("23505", session.insert, "k", (Decimal("-NaN"),))
+    refused("54000", session.insert, "k", (Decimal("1" * 3_000),))
+
+
+def test_a_key_is_rounded_as_its_column_is_and_a_search_is_not(session: Session) -> None:
+    session.create_table("k", [("id", "numeric(4,1)")], "id")
+    session.insert("k", (Decimal("1.25"),))
+    assert session.get("k", Decimal("1.3")) == (Decimal("1.3"),)
+    assert session.get("k", Decimal("1.25")) is None
+    refused("23505", session.insert, "k", (Decimal("1.34"),))
+    assert session.update("k", Decimal("1.3"), (Decimal("2.05"),)) is True
+    assert [row[0] for row in session.scan("k", after=2)] == [Decimal("2.1")]
+
+
+def test_one_moment_is_one_key_whatever_its_zone(session: Session) -> None:
+    session.create_table("k", [("id", "timestamptz")], "id")
+    session.insert("k", (datetime(2026, 1, 1, 12, tzinfo=UTC),))
+    refused("23505", session.insert, "k", (datetime(2026, 1, 1, 13, tzinfo=timezone(timedelta(hours=1))),))
 
 
 def test_update_can_change_the_key(session: Session) -> None:

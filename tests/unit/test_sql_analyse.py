@@ -92,6 +92,7 @@ DEFAULTS = {"first": 0, "share": 0.5, "label": None, "history": True, "data": b"
         ("CALL work(1, share => 2.5e-1)", {"worker": 1, "share": 0.25}),
         ("CALL work(1, share => 1000000000000000000000)", {"worker": 1, "share": 1e21}),
         ("CALL work(1, label => 'it''s', history => false)", {"worker": 1, "label": "it's", "history": False}),
+        ("CALL work(1, 2, 0.25)", {"worker": 1, "first": 2, "share": 0.25}),
         ("CALL work(1, label => NULL)", {"worker": 1, "label": None}),
         ("CALL work('17', history => 'off', data => '\\x01')", {"worker": 17, "history": False, "data": b"\1"}),
     ],

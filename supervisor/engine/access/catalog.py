@@ -16,7 +16,7 @@ from struct import Struct
 
 from supervisor import errors
 from supervisor.engine.access.btree import Btree, Key, encode_key, word_keys
-from supervisor.engine.access.tuple import MAX_COLUMNS, TYPES, Column, Row, RowCodec, Value, check_value
+from supervisor.engine.access.tuple import MAX_COLUMNS, TYPES, Column, Row, RowCodec, Value, base_type, check_value
 from supervisor.engine.storage.buffers import BufferPool
 from supervisor.engine.transam.clog import CLOG_RELATION
 from supervisor.engine.wal.insert import Wal
@@ -45,7 +45,7 @@ class Table:
         self.index = index
         self.columns = tuple(columns)
         self.key_at = [c.name for c in columns].index(primary_key)
-        self.key_type = self.columns[self.key_at].type_name
+        self.key_type = self.columns[self.key_at].base_type
         self.codec = RowCodec(name, columns, self.key_at)
         self.btree = Btree(pool, wal, index, word_keys=word_keys(self.key_type))
         self._plain_key = self.key_type in ("integer", "bigint")
@@ -61,7 +61,7 @@ class Table:
         if self._plain_key:
             assert isinstance(value, int)
             return value
-        return encode_key(self.key_type, value)
+        return encode_key(self.key_type, self.codec.key_value(row))
 
     def search_key(self, value: Value) -> Key:
         """The index key to look a value up by; ServerError 42804 or 22003 as for a row, 23502 for null."""
@@ -124,7 +124,8 @@ def _columns_from(text: str) -> tuple[Column, ...]:
 def check_definition(name: str, columns: Sequence[tuple[str, str]], primary_key: str) -> tuple[Column, ...]:
     """The columns of a table to be made; every check happens here, before anything is changed.
 
-    ServerError: 42602 bad name, 42701 column twice, 42704 unknown type, 42703 key that is no column, 54011 too many.
+    ServerError: 42602 bad name, 42701 column twice, 42704 unknown type, 22023 bad precision or scale, 42703 key that is no
+    column, 54011 too many.
     """
     _check_name(name)
     if len(columns) > MAX_COLUMNS:
@@ -135,11 +136,11 @@ def check_definition(name: str, columns: Sequence[tuple[str, str]], primary_key:
         if column in seen:
             raise ServerError(f'column "{column}" specified more than once', sqlstate="42701")
         seen.add(column)
-        if type_name not in TYPES:
+        if base_type(type_name) not in TYPES:
             raise ServerError(
                 f'type "{type_name}" does not exist',
                 sqlstate=errors.UNDEFINED_OBJECT,
-                hint="Types: " + ", ".join(TYPES),
+                hint="Types: " + ", ".join(TYPES) + "; numeric may be declared as numeric(precision, scale).",
             )
     if primary_key not in seen:
         raise ServerError(f'column "{primary_key}" named in key does not exist', sqlstate=errors.UNDEFINED_COLUMN)

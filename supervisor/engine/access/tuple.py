@@ -10,25 +10,28 @@ rows, with every check of a value against its column's type. It never sees a pag
     12      2    next line  /
     14      2    flags
     16      -    null bitmap (a set bit is a null; one byte per 8 columns), then the columns in order, packed: bool
-                 1 byte, integer 4, bigint 8, double precision 8, text and bytea a 2-byte length; then the bytes of
-                 the text and bytea columns, in order
+                 1 byte, integer 4, bigint, double precision and timestamptz 8, text, bytea and numeric a 2-byte
+                 length; then the bytes of the text, bytea and numeric columns, in order
 
-Text is UTF-8. A null takes the room of a zero.
+Text is UTF-8, numeric as in `numeric.py`, timestamptz as in `timestamp.py`. A null takes the room of a zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from struct import Struct
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from supervisor import errors
+from supervisor.engine.access import numeric, timestamp
 from supervisor.engine.access.btree import Key, encode_key
 from supervisor.engine.storage.page import MAX_ITEM_BYTES
 from supervisor.errors import ServerError
 
-Value = bool | int | float | str | bytes | None
+Value = bool | int | float | str | bytes | Decimal | datetime | None
 Row = tuple[Value, ...]
 
 HEADER = Struct("<IIIHH")
@@ -52,24 +55,42 @@ XMAX_BITS = LOCK_ONLY | HOT_UPDATED | XMAX_COMMITTED | XMAX_INVALID
 MAX_COLUMNS = 64
 _MAX_VARLENA = 0xFFFF
 
-TYPES: tuple[str, ...] = ("bool", "integer", "bigint", "double precision", "text", "bytea")
-_FORMATS = {"bool": "?", "integer": "i", "bigint": "q", "double precision": "d", "text": "H", "bytea": "H"}
-_ZEROS: dict[str, bool | int | float] = {
-    "bool": False,
-    "integer": 0,
-    "bigint": 0,
-    "double precision": 0.0,
-    "text": 0,
-    "bytea": 0,
+TYPES: tuple[str, ...] = ("bool", "integer", "bigint", "double precision", "text", "bytea", "numeric", "timestamptz")
+_FORMATS = {
+    "bool": "?",
+    "integer": "i",
+    "bigint": "q",
+    "double precision": "d",
+    "text": "H",
+    "bytea": "H",
+    "numeric": "H",
+    "timestamptz": "q",
 }
+_VARYING = frozenset({"text", "bytea", "numeric"})
+_STORED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Value]]] = {
+    "text": (str.encode, bytes.decode),
+    "numeric": (numeric.to_bytes, numeric.from_bytes),
+    "timestamptz": (timestamp.to_microseconds, timestamp.from_microseconds),
+}
+"""How a checked value becomes what is stored and back, for the types whose values are not stored as they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its name and one of `TYPES`."""
+    """A column: its name and one of `TYPES`, or `numeric(precision, scale)`."""
 
     name: str
     type_name: str
+
+    @property
+    def base_type(self) -> str:
+        """The one of `TYPES`."""
+        return base_type(self.type_name)
+
+
+def base_type(type_name: str) -> str:
+    """The type without what is declared of it: numeric of `numeric(12,2)`. ServerError 22023, see `declared`."""
+    return type_name if numeric.declared(type_name) is None else "numeric"
 
 
 def check_value(type_name: str, value: Value, column: str) -> Value:
@@ -85,13 +106,25 @@ def _mismatch(type_name: str, value: Value, column: str) -> NoReturn:
     )
 
 
+_SQL_NAMES = {"bool": "boolean", "timestamptz": "timestamp with time zone"}
+_PYTHON_TYPES = {
+    bool: "boolean",
+    int: "bigint",
+    float: "double precision",
+    str: "text",
+    bytes: "bytea",
+    Decimal: "numeric",
+}
+
+
 def _sql_name(type_name: str) -> str:
-    return "boolean" if type_name == "bool" else type_name
+    return _SQL_NAMES.get(type_name, type_name)
 
 
 def _python_type(value: object) -> str:
-    names = {bool: "boolean", int: "bigint", float: "double precision", str: "text", bytes: "bytea"}
-    return names.get(type(value), type(value).__name__)
+    if isinstance(value, datetime):
+        return "timestamp without time zone" if value.utcoffset() is None else "timestamp with time zone"
+    return _PYTHON_TYPES.get(type(value), type(value).__name__)
 
 
 def _check_bool(value: Value, column: str) -> Value:
@@ -145,6 +178,32 @@ def _check_bytea(value: Value, column: str) -> Value:
     return value if type(value) is bytes else _mismatch("bytea", value, column)
 
 
+def _check_numeric(value: Value, column: str) -> Value:
+    if type(value) is int:
+        value = Decimal(value)
+    return numeric.canonical(value) if type(value) is Decimal else _mismatch("numeric", value, column)
+
+
+def _check_timestamptz(value: Value, column: str) -> Value:
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        _mismatch("timestamptz", value, column)
+    return timestamp.in_utc(value)
+
+
+def _column_check(column: Column) -> Callable[[Value, str], Value]:
+    check = _CHECKS[column.base_type]
+    declared = numeric.declared(column.type_name)
+    if declared is None:
+        return check
+
+    def check_declared(value: Value, name: str) -> Value:
+        checked = check(value, name)
+        assert isinstance(checked, Decimal)
+        return declared.apply(checked)
+
+    return check_declared
+
+
 _CHECKS: dict[str, Callable[[Value, str], Value]] = {
     "bool": _check_bool,
     "integer": _check_integer,
@@ -152,6 +211,8 @@ _CHECKS: dict[str, Callable[[Value, str], Value]] = {
     "double precision": _check_double,
     "text": _check_text,
     "bytea": _check_bytea,
+    "numeric": _check_numeric,
+    "timestamptz": _check_timestamptz,
 }
 
 
@@ -164,17 +225,18 @@ class RowCodec:
         self._key = key
         self._count = len(columns)
         self._bitmap_bytes = (self._count + 7) // 8
-        self._struct = Struct(f"<{self._bitmap_bytes}s" + "".join(_FORMATS[c.type_name] for c in columns))
+        types = [c.base_type for c in columns]
+        self._struct = Struct(f"<{self._bitmap_bytes}s" + "".join(_FORMATS[name] for name in types))
         self._unpack = self._struct.unpack_from
         self._no_nulls = bytes(self._bitmap_bytes)
-        self._checks = tuple((_CHECKS[c.type_name], c.name) for c in columns)
-        self._varying = tuple(
-            (i, c.type_name == "text") for i, c in enumerate(columns) if c.type_name in ("text", "bytea")
-        )
+        self._checks = tuple((_column_check(c), c.name) for c in columns)
+        self._varying = tuple(i for i, name in enumerate(types) if name in _VARYING)
+        self._translated = tuple((i, *_STORED[name]) for i, name in enumerate(types) if name in _STORED)
+        self._as_it_is = not self._varying and not self._translated
         self._key_field = key + 1
-        self._key_type = columns[key].type_name
-        self._word_key = self._key_type in ("bool", "integer", "bigint")
-        self._zeros = tuple(_ZEROS[c.type_name] for c in columns)
+        self._key_type = types[key]
+        self._word_key = self._key_type in ("bool", "integer", "bigint", "timestamptz")
+        self._zeros = tuple(b"" if name in _VARYING else 0 for name in types)
 
     def encode(self, row: Row) -> bytes:
         """The bytes of a row; every check happens here, before anything is changed.
@@ -193,6 +255,9 @@ class RowCodec:
             None if value is None else check(value, name)
             for value, (check, name) in zip(row, self._checks, strict=True)
         ]
+        for i, store, _ in self._translated:
+            if values[i] is not None:
+                values[i] = store(values[i])
         bitmap = self._no_nulls
         if None in values:
             bitmap = self._replace_nulls(values)
@@ -217,19 +282,23 @@ class RowCodec:
     def _encode_varying(self, bitmap: bytes, values: list[Value]) -> bytes:
         parts = [b""]
         size = HEADER_BYTES + self._struct.size
-        for i, _ in self._varying:
-            value = values[i]
-            if isinstance(value, str | bytes):
-                data = value.encode() if isinstance(value, str) else value
-                size += len(data)
-                parts.append(data)
-                values[i] = len(data) if len(data) <= _MAX_VARLENA else _MAX_VARLENA
+        for i in self._varying:
+            data = values[i]
+            assert isinstance(data, bytes)
+            size += len(data)
+            parts.append(data)
+            values[i] = len(data) if len(data) <= _MAX_VARLENA else _MAX_VARLENA
         if size > MAX_ITEM_BYTES:
             raise ServerError(
                 f"row is too big: size {size}, maximum size {MAX_ITEM_BYTES}", sqlstate=errors.PROGRAM_LIMIT_EXCEEDED
             )
         parts[0] = self._struct.pack(bitmap, *values)
         return b"".join(parts)
+
+    def key_value(self, row: Row) -> Value:
+        """The key of a row as its column keeps it: `numeric(p, s)` rounds it."""
+        check, name = self._checks[self._key]
+        return check(row[self._key], name)
 
     def has_key(self, body: bytes, key: Key) -> bool:
         """Whether the row of these bytes has an index key."""
@@ -240,17 +309,20 @@ class RowCodec:
     def decode(self, body: bytes) -> Row:
         """The row that `encode` made these bytes of."""
         fields = self._unpack(body)
-        if not self._varying and fields[0] == self._no_nulls:
+        if self._as_it_is and fields[0] == self._no_nulls:
             return fields[1:]
         row = list(fields[1:])
         at = self._struct.size
-        for i, is_text in self._varying:
+        for i in self._varying:
             end = at + row[i]
-            row[i] = body[at:end].decode() if is_text else body[at:end]
+            row[i] = body[at:end]
             at = end
         if fields[0] != self._no_nulls:
             bits = int.from_bytes(fields[0], "little")
             for i in range(self._count):
                 if bits >> i & 1:
                     row[i] = None
+        for i, _, load in self._translated:
+            if row[i] is not None:
+                row[i] = load(row[i])
         return tuple(row)

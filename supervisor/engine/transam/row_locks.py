@@ -51,8 +51,12 @@ class RowLocks:
         self._statement_of = statement_of
         self._marks = attachment.region.word("cleanup_marks")
         self._held: list[int] = []
-        self._lock_timeout_ns = attachment.settings.lock_timeout * _NS_PER_MS
-        self._deadlock_timeout_ns = attachment.settings.deadlock_timeout * _NS_PER_MS
+        self.use(attachment.settings)
+
+    def use(self, settings: Settings) -> None:
+        """Go by these timeouts from the next wait on."""
+        self._lock_timeout_ns = settings.lock_timeout * _NS_PER_MS
+        self._deadlock_timeout_ns = settings.deadlock_timeout * _NS_PER_MS
 
     def wait_for(self, xid: int) -> None:
         """Return when the transaction is over.
