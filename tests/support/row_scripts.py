@@ -62,13 +62,15 @@ def _run_script(context: Context, script: str, isolation: str, meeting: str, par
     session.commit()
 
 
-def _run_shuffle(context: Context, rounds: int, seed: int, isolation: str) -> Iterable[Row]:
-    """Transactions that each add one to three rows, in a random order; tried again until they commit."""
+def _run_shuffle(context: Context, rounds: int, seed: int, isolation: str, in_order: bool) -> Iterable[Row]:
+    """Transactions that each add one to three rows, in a random order or in key order; tried again until they commit."""
     session = cast(Session, context.session)
     choice = random.Random(seed)
     retries = 0
     for _ in range(rounds):
         keys = choice.sample(range(1, ROWS + 1), 3)
+        if in_order:
+            keys.sort()
         while True:
             try:
                 session.begin(isolation)
@@ -103,7 +105,12 @@ PROCEDURES = (
     ),
     Procedure(
         "counters_shuffle",
-        (("rounds", "integer", REQUIRED), ("seed", "bigint", REQUIRED), ("isolation", "text", "read committed")),
+        (
+            ("rounds", "integer", REQUIRED),
+            ("seed", "bigint", REQUIRED),
+            ("isolation", "text", "read committed"),
+            ("in_order", "bool", False),
+        ),
         (("retries", "integer"),),
         _run_shuffle,
     ),
