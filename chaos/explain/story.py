@@ -127,6 +127,7 @@ class _Run:
         self._harness: list[Record] = list(run.harness_records())
         self._server: list[Record] = list(run.server_records())
         self._cycles = {cycle.cycle: cycle for cycle in cycles_of(self._harness)}
+        self._read: tuple[int, History] | None = None
 
     @cached_property
     def _evidence(self) -> Evidence:
@@ -184,15 +185,15 @@ class _Run:
         if operation.answered_ns is None:
             title = f"operation {number}, cycle {cycle_of(number)}: no answer, {found}"
         workload = WORKLOADS[self._workload(cycle_of(number))]
-        until = last.t if last is not None else crash.over_ns if crash is not None else operation.invoked_ns
+        told_ns = operation.answered_ns or operation.invoked_ns
+        until = last.t if last is not None else crash.over_ns if crash is not None else told_ns
         lines = sources.history_lines(operation, trace)
         lines += sources.wal_lines(trace, facts.redo, crash.redo_ns if crash is not None else until)
         seen = [(at, workload.found(number, at.observation)) for _, _, at in entry.seen if at.t <= until]
         lines += sources.observed_lines(operation, seen, until)
         if crash is not None:
             others = (other for other in history.operations.values() if other.operation != number)
-            since = operation.invoked_ns if operation.answered_ns is None else operation.answered_ns
-            lines += sources.acknowledged_lines(others, Span(since, crash.struck_ns))
+            lines += sources.acknowledged_lines(others, Span(told_ns, crash.struck_ns))
         return self._story(title, crash, until, f"why: {reasons.explain(facts)}", lines)
 
     def _story(self, title: str, crash: Crash | None, until_ns: int, ending: str, own: Sequence[Line]) -> list[str]:
@@ -232,8 +233,12 @@ class _Run:
     # What the run recorded.
 
     def _history(self, cycle: int) -> History:
-        readers = self._run.history_records()
-        return read_history((record for record in reader if cycle_of(record["op"]) == cycle) for reader in readers)
+        """One cycle's operations. A story needs those of one cycle only, so the last read is kept."""
+        if self._read is None or self._read[0] != cycle:
+            readers = self._run.history_records()
+            found = ((record for record in reader if cycle_of(record["op"]) == cycle) for reader in readers)
+            self._read = cycle, read_history(found)
+        return self._read[1]
 
     def _workload(self, cycle: int) -> str:
         begun = (r for r in self._harness if r["ev"] == "cycle_begin" and r["cycle"] == cycle)

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from chaos.explain.line import LeftOut, Line, Source, Weight, as_text, choose, merge
 from chaos.explain.reasons import REASONS, Facts, explain
 from chaos.explain.sources import Span, evidence_lines, log_entries, log_lines, wall_offset_ns
-from chaos.explain.story import recovery_text
+from chaos.explain.story import NothingToExplain, recovery_text, tell_operation
 from chaos.explain.trace import ROWS, Place, Trace, find
 from chaos.oracles.wal_replay import Redo
+from reports.records import RecordWriter
+from reports.rundir import RunDirectory
 from reports.verdict import Recovery
 from supervisor.engine.access.heap import INSERT, HeapInfo
 from supervisor.engine.access.tuple import HEADER
 from supervisor.engine.transam.clog import TransactionInfo
 from supervisor.engine.wal.record import BlockRef, WalRecord
 from supervisor.engine.wal.rmgr import Rmgr
+from tests.support.bank_history import Asked, World
 from workloads.workload import READ_KIND, Fate, Operation, Outcome
 
 MS = 1_000_000
@@ -258,3 +262,68 @@ def test_a_recovery_is_told_by_its_steps_and_the_longest() -> None:
     )
     assert told.endswith("the longest step was the 6.0 ms until all children were gone")
     assert recovery_text(Recovery(cycle=3)) == "recovery: none of its phases was seen"
+
+
+# A run directory without a server, a witness or a data directory.
+
+KEPT, GONE, LATER = (
+    Asked(0, 1, 2, 30, "ok", True),
+    Asked(1, 2, 3, 7, "ok", False),
+    Asked(50, 3, 4, 5, "ok", True, cycle=1),
+)
+KILL, READY = 10, 40
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """Two epochs of one cycle; in the first a crash at 10, redo from 20 to 30, ready at 40, a look at 45."""
+    run = RunDirectory.create(tmp_path, 7)
+    plan = {"workload": "bank"}
+    with run.harness_writer() as harness:
+        for cycle, begin in ((0, -1), (1, 90)):
+            harness.append({"t": begin - 1, "pid": 1, "ev": "epoch_begin", "epoch": cycle})
+            harness.append({"t": begin, "pid": 1, "ev": "cycle_begin", "cycle": cycle, "epoch": cycle, "plan": plan})
+            if cycle == 0:
+                blow = {"fault": "sigkill-random", "child": 8, "role": "backend", "sig": 9, "outcome": "landed"}
+                harness.append({"t": KILL, "pid": 1, "ev": "fault", "cycle": 0, **blow})
+                harness.append({"t": READY, "pid": 1, "ev": "ready", "cycle": 0, "gen": 2})
+            harness.append({"t": begin + 60, "pid": 1, "ev": "cycle_end", "cycle": cycle})
+    world = World([KEPT, GONE])
+    with run.observed_writer() as observed:
+        observed.append({"t": 45, "cycle": 0, "workload": "bank", "observation": world.observe()})
+    redo_end = {"lsn": 0x1300, "records": 12, "pages_changed": 3, "end_reason": ZEROS}
+    with RecordWriter(run.server_events) as server:
+        server.append({"t": 20, "pid": 9, "ev": "redo_begin", "lsn": 0x1000})
+        server.append({"t": 30, "pid": 9, "ev": "redo_end", **redo_end})
+    with RecordWriter(run.history / "7-0.jsonl") as history:
+        history.extend(record for asked in (KEPT, GONE, LATER) for record in asked.records())
+    return run
+
+
+def test_a_story_stands_in_order_and_says_which_sources_are_missing(run: RunDirectory) -> None:
+    title, how, *lines, why = tell_operation(run, GONE.id)
+    assert title == f"operation {GONE.id}, cycle 0: told ok, found absent"
+    assert how.startswith("ms since the kill of cycle 0") and how.endswith("the run has no account of the kernel")
+    assert [line[15:23].strip() for line in lines] == [
+        *("history", "history", "harness", "journal", "journal", "wal", "observed"),
+    ], lines
+    assert "not there to be read: the operation is of epoch 0" in lines[-2]
+    assert why.startswith("why: not known: redo read the WAL to 0/1300, but whether the operation's records were in it")
+
+
+def test_an_operation_that_no_crash_followed_and_nobody_looked_for(run: RunDirectory) -> None:
+    title, how, *lines, why = tell_operation(run, LATER.id)
+    assert title.endswith("told ok, no observation covers it")
+    assert how.startswith("ms since its beginning, for no crash followed it")
+    assert "the data directory was not kept" in lines[-1]
+    assert why.startswith("why: not known: no observation covers the operation")
+
+
+@pytest.mark.parametrize(
+    "operation, said",
+    [(LATER.id + 1, "cycle 1 has 1, from"), (5 << 32, "it would be of cycle 5, and it ran cycles 0 to 1")],
+    ids=["of a cycle that ran", "of none"],
+)
+def test_what_there_is_is_told_when_the_operation_is_not(run: RunDirectory, operation: int, said: str) -> None:
+    with pytest.raises(NothingToExplain, match=f"has no operation {operation}: {said}"):
+        tell_operation(run, operation)
