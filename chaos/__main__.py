@@ -11,6 +11,9 @@ import traceback
 
 import supervisor
 
+# As in `chaos.verdict.ExitCode`, which may be what could not be loaded.
+INTERRUPTED, HARNESS_ERROR = 2, 3
+
 
 def main() -> None:
     """Run the command line and exit with its status."""
@@ -19,15 +22,18 @@ def main() -> None:
             'crashbed: another distribution named "supervisor" is installed in this environment; '
             "install crashbed into a virtual environment of its own"
         )
-    from chaos.cli.main import run
-    from chaos.verdict import ExitCode
-
     try:
+        from chaos.cli.main import run
+
         status = run()
+    except KeyboardInterrupt:
+        # Before the command line could say so itself: loading takes a moment.
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        status = INTERRUPTED
     except Exception:  # noqa: BLE001 - whatever it is, Python's own status 1 would read as a finding
         traceback.print_exc()
         print("crashbed: this is an error of the harness; please report it", file=sys.stderr)  # noqa: T201
-        status = ExitCode.HARNESS_ERROR
+        status = HARNESS_ERROR
     sys.exit(status)
 
 

@@ -75,7 +75,7 @@ class Campaign:
         self._events: RecordWriter = run.harness_writer()
         self._observed: RecordWriter = run.observed_writer()
         self._history = HistoryWriter(str(run.history), os.getpid(), time.monotonic_ns)
-        self._template = run.path / "template"
+        self._template = run.template
         # Per workload: the last observation of this epoch, which the next one continues.
         self._previous: dict[str, tuple[int, Observation]] = {}
 

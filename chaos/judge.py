@@ -20,24 +20,31 @@ import msgspec
 
 from chaos.environment import describe
 from chaos.oracles import internal_error, observable
-from chaos.oracles.data import CycleCounts
+from chaos.oracles.data import CycleCounts, sum_ledgers
 from chaos.oracles.data import judge_run as judge_data
 from chaos.oracles.evidence import Evidence
-from chaos.oracles.oracle import OracleResult
+from chaos.oracles.oracle import OracleResult, merge
 from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
+from chaos.orphans import die_with
 from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries
+from chaos.plan import loss_window_ns
 from chaos.verdict import CycleFacts, Decision, ExitCode, Reason, conclude, reach
 from chaos.witness.account import Account
 from reports.render import write_reports
-from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
+from reports.rundir import RunDirectory, RunDirectoryError, RunInfo, Sitting
 from reports.statistics import bound
-from reports.verdict import Coverage, Finding, NotJudged, OracleRow, OracleStatus, PointHits, Verdict
+from reports.verdict import Coverage, Finding, Ledger, NotJudged, OracleRow, OracleStatus, PointHits, Recovery, Verdict
 from supervisor.points import Point, PointMap
 from workloads.registry import WORKLOADS
 
 _CUT_SHORT = (ExitCode.INTERRUPTED, ExitCode.HARNESS_ERROR)
 WITNESS_REMEDY = "run as root with tracefs mounted, in the machine's own pid namespace"
+
+EXACTNESS = "the plan is the same to the byte; when a kill lands is up to the machine, unless it is placed at a point"
+RESUMED_EXACTNESS = (
+    "; this run was resumed on a fresh cluster where it had been cut off, and will not be cut there again"
+)
 
 
 def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
@@ -47,24 +54,24 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
     """
     info = run.read_info()
     campaign = _campaign_of(info, run)
-    evidence = Evidence.of(run)
-    data = judge_data(run, WORKLOADS)
-    observed = observable.judge(run.harness_records(), sum(1 for _ in run.observed_records()))
-    refused = internal_error.judge(run.harness_records())
-    results = [*data.results, observed, refused]
-    supervision = [oracle.judge(evidence) for oracle in SUPERVISION]
-    results_by_name = {result.name: result for result in [*results, *supervision]}
-    witnessed = evidence.account.opened is not None
+    interrupted = interrupted or info.finished is None or info.exit_code in _CUT_SHORT
+    window_ns = loss_window_ns(synchronous_commit=campaign.get("synchronous_commit", True))
     insisted = info.plan.get("require") == "supervision"
+    *before, last = run.sittings()
+    # With one sitting that had no witness, the oracles' missing trials say it already.
+    demanding = insisted and bool(before)
+    judged = [
+        _judge_sitting(sitting, window_ns, cut_short=interrupted if sitting is last else True, demanding=demanding)
+        for sitting in (*before, last)
+    ]
+    results = _merged([part.data for part in judged])
+    supervision = _merged([part.supervision for part in judged])
+    results_by_name = {result.name: result for result in [*results, *supervision]}
+    witnessed = any(part.witnessed for part in judged)
     rows = [result.row() for result in results]
     rows += [result.row(required=witnessed or insisted) for result in supervision]
-    interrupted = interrupted or info.finished is None or info.exit_code in _CUT_SHORT
-    cycles = cycles_of(run.harness_records())
-    if interrupted:
-        # The one that was under way proves nothing and is no fault of anybody's.
-        cycles = [cycle for cycle in cycles if cycle.end_ns is not None]
-    lives = reigns(evidence)
-    reasons = [_conclude(cycle, data.cycles.get(cycle.cycle), evidence.account, lives, witnessed) for cycle in cycles]
+    cycles = [cycle for part in judged for cycle in part.cycles]
+    reasons = [reason for part in judged for reason in part.reasons]
     decision = reach(rows, reasons, interrupted=interrupted)
     findings = tuple(_findings([*results, *supervision], info, run))
     failed = {finding.cycle for finding in findings if finding.cycle is not None}
@@ -83,21 +90,73 @@ def judge_run(run: RunDirectory, *, interrupted: bool = False) -> Verdict:
         oracles=tuple(rows),
         findings=findings,
         inconclusive=decision.inconclusive,
-        not_judged=tuple(_not_judged(evidence, [*results, *supervision], decision, insisted=insisted)),
+        not_judged=tuple(_not_judged(judged, [*results, *supervision], decision, insisted=insisted)),
         bounds=(
             bound("cycle", len(conclusive), len([c for c in conclusive if c.cycle in failed])),
             bound("epoch", len(epochs), len({cycle.epoch for cycle in cycles if cycle.cycle in failed})),
         ),
         stop_rule=info.stop_rule,
-        ledger=data.ledger,
+        ledger=sum_ledgers([part.ledger for part in judged]),
         coverage=_coverage(run),
-        recoveries=tuple(recoveries(cycles, evidence, run)),
+        recoveries=tuple(recovery for part in judged for recovery in part.recoveries),
         environment=describe(run.path, info.versions),
         reproduce=_reproduce(info, run),
-        exactness="the plan is the same to the byte; when a kill lands is up to the machine, unless it is placed at a point",
+        exactness=EXACTNESS + (RESUMED_EXACTNESS if before else ""),
         started=info.started,
         finished=info.finished or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        seconds=_seconds(cycles),
+        seconds=sum(_seconds(part.cycles) for part in judged),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What one sitting came to: the oracles' answers, and for each cycle why it proved nothing."""
+
+    account: Account
+    data: list[OracleResult]
+    supervision: list[OracleResult]
+    ledger: Ledger
+    cycles: list[Cycle]
+    reasons: list[tuple[Reason, ...]]
+    recoveries: list[Recovery]
+
+    @property
+    def witnessed(self) -> bool:
+        return self.account.opened is not None
+
+
+def _merged(judged: Sequence[Sequence[OracleResult]]) -> list[OracleResult]:
+    """The answers of several sittings as one for each oracle; one that a sitting has not is no part of it."""
+    by_name: dict[str, list[OracleResult]] = {}
+    for answers in judged:
+        for answer in answers:
+            by_name.setdefault(answer.name, []).append(answer)
+    return [merge(answers) for answers in by_name.values()]
+
+
+def _judge_sitting(run: Sitting, window_ns: int, *, cut_short: bool, demanding: bool) -> _Judged:
+    """`demanding` makes every kill count as unseen that no witness saw, also where there was none."""
+    evidence = Evidence.of(run)
+    data = judge_data(run, WORKLOADS, loss_window_ns=window_ns)
+    observed = observable.judge(run.harness_records(), sum(1 for _ in run.observed_records()))
+    refused = internal_error.judge(run.harness_records())
+    cycles = cycles_of(run.harness_records())
+    if cut_short:
+        # The one that was under way proves nothing and is no fault of anybody's.
+        cycles = [cycle for cycle in cycles if cycle.end_ns is not None]
+    witnessed = evidence.account.opened is not None
+    lives = reigns(evidence)
+    return _Judged(
+        account=evidence.account,
+        data=[*data.results, observed, refused],
+        supervision=[oracle.judge(evidence) for oracle in SUPERVISION],
+        ledger=data.ledger,
+        cycles=cycles,
+        reasons=[
+            _conclude(cycle, data.cycles.get(cycle.cycle), evidence.account, lives, witnessed, demanding)
+            for cycle in cycles
+        ],
+        recoveries=list(recoveries(cycles, evidence, run)),
     )
 
 
@@ -110,7 +169,7 @@ def _bounded(row: OracleRow, result: OracleResult, cycles: Sequence[Cycle]) -> O
 
 
 def _conclude(
-    cycle: Cycle, counts: CycleCounts | None, account: Account, lives: Sequence[Reign], witnessed: bool
+    cycle: Cycle, counts: CycleCounts | None, account: Account, lives: Sequence[Reign], witnessed: bool, demanding: bool
 ) -> tuple[Reason, ...]:
     landed = [blow for blow in cycle.blows if blow.landed]
     fell = [fell_ns(cycle, blow, account) if witnessed else blow.t for blow in landed]
@@ -125,7 +184,7 @@ def _conclude(
             fault_landed=cycle.landed,
             acknowledged=counts.acknowledged if counts else 0,
             in_flight=counts.in_flight if counts else 0,
-            kill_witnessed=None not in fell,
+            kill_witnessed=None not in fell and (witnessed or not demanding),
             ready=ready,
             unjudged=counts.unjudged if counts else 0,
             contradictions=counts.contradictions if counts else 0,
@@ -147,11 +206,12 @@ def _findings(results: Sequence[OracleResult], info: RunInfo, run: RunDirectory)
 
 
 def _not_judged(
-    evidence: Evidence, results: Sequence[OracleResult], decision: Decision, *, insisted: bool
+    judged: Sequence[_Judged], results: Sequence[OracleResult], decision: Decision, *, insisted: bool
 ) -> Iterable[NotJudged]:
     reason, remedy = decision.reason, decision.remedy
-    if evidence.account.opened is None:
-        unavailable = evidence.account.unavailable
+    unwitnessed = next((part for part in judged if not part.witnessed and (part.cycles or part is judged[-1])), None)
+    if unwitnessed is not None:
+        unavailable = unwitnessed.account.unavailable
         why = unavailable.reason if unavailable is not None else "the run has no account of the kernel"
         help_ = unavailable.remedy if unavailable is not None else WITNESS_REMEDY
         yield NotJudged(what="supervision", reason=f"no kernel witness: {why}", remedy=help_)
@@ -172,7 +232,10 @@ def _not_judged(
 def _coverage(run: RunDirectory) -> Coverage:
     if not run.points_map.exists():
         return Coverage()
-    points = PointMap(run.points_map)
+    try:
+        points = PointMap(run.points_map)
+    except ValueError:
+        return Coverage()  # its harness was killed while it made the map: no server had it yet
     try:
         counts = points.counts()
     finally:
@@ -230,6 +293,8 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
         words += ["--point", selector]
     if campaign["point_one_in"] == 0:
         words += ["--no-points"]
+    if not campaign.get("synchronous_commit", True):
+        words += ["--synchronous-commit", "off"]
     if info.plan["defect"]:
         words += ["--defect", info.plan["defect"]]
     if stop.get("on_finding"):
@@ -244,18 +309,15 @@ def _seconds(cycles: Sequence[Cycle]) -> float:
     return (max(ends) - cycles[0].begin_ns) / 1e9 if ends else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Arguments:
-    directory: Path
-    interrupted: bool
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Judge the run in a directory, write verdict and reports; 0 whatever the verdict is, 3 when it cannot."""
     parser = argparse.ArgumentParser(prog="python -m chaos.judge", description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--interrupted", action="store_true", help="the run was interrupted")
+    parser.add_argument("--die-with", type=int, metavar="PID", help="end at once when this parent process dies")
     chosen = parser.parse_args(arguments)
+    if chosen.die_with is not None:
+        die_with(chosen.die_with)
     try:
         run = RunDirectory.open(chosen.directory)
         run.write_verdict(judge_run(run, interrupted=chosen.interrupted))

@@ -29,6 +29,22 @@ OUTSIDE_ONE_IN: Final = 20
 """One operation in 20 is sent by an outside client."""
 
 
+DELAY_MS: Final = (0.0, 40.0)
+ASYNCHRONOUS_DELAY_MS: Final = (200.0, 600.0)
+"""The delays of a campaign with asynchronous commit: most of what a cycle commits is older than the loss window."""
+
+WAL_WRITER_DELAY_MS: Final = 20
+"""What such a campaign runs the server with: the loss window must be short against a cycle, or nothing is judged."""
+
+_LOSS_SLACK_MS: Final = 100
+"""For a machine on which the WAL writer waits for a processor, or for its fdatasync."""
+
+
+def loss_window_ns(*, synchronous_commit: bool) -> int:
+    """How long before a kill an acknowledgement is no promise yet: PostgreSQL's three rounds of the WAL writer."""
+    return 0 if synchronous_commit else (3 * WAL_WRITER_DELAY_MS + _LOSS_SLACK_MS) * 1_000_000
+
+
 class PlanError(ValueError):
     """An option or selector that makes no plan: the message says which and what would."""
 
@@ -200,7 +216,8 @@ class CampaignPlan(msgspec.Struct, frozen=True):
     """The options that plans follow from; together with nothing else.
 
     `points` are selectors for the cycles placed at points, one cycle in `point_one_in` (0 is never); left
-    empty, they are drawn from `BACKEND_POINTS`. `delay_ms` is the range of time placements. Raises PlanError.
+    empty, they are drawn from `BACKEND_POINTS`. `delay_ms` is the range of time placements. Without
+    `synchronous_commit` a commit does not wait for its flush, and the last ones may be lost. Raises PlanError.
     """
 
     seed: int
@@ -210,9 +227,10 @@ class CampaignPlan(msgspec.Struct, frozen=True):
     roles: tuple[str, ...] = ("backend", "checkpointer", "bgwriter", "walwriter")
     points: tuple[str, ...] = ()
     point_one_in: int = POINT_ONE_IN
-    delay_ms: tuple[float, float] = (0.0, 40.0)
+    delay_ms: tuple[float, float] = DELAY_MS
     epoch_cycles: int = 50
     operations: int = OPERATIONS_PER_CYCLE
+    synchronous_commit: bool = True
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
@@ -276,6 +294,8 @@ class CampaignPlan(msgspec.Struct, frozen=True):
         if self.points:
             return PointPlacement(_choose(self.points, self.seed, cycle, "selector"))
         rarely = RARELY_PASSED.get(workload, frozenset())
+        if not self.synchronous_commit:
+            rarely |= OF_SYNCHRONOUS_COMMIT
         passed = tuple((point, passes) for point, passes in BACKEND_POINTS.items() if point not in rarely)
         point, passes = _choose(passed, self.seed, cycle, "point")
         # From the 25th transaction on, that of a backend alone makes 20 acknowledgements likely before.
@@ -325,6 +345,11 @@ RARELY_PASSED: Final[dict[str, frozenset[Point]]] = {
     "append": frozenset({Point.HEAP_INSERT_UNDER_LOCK, Point.BTREE_INSERT_UNDER_LOCK}),
 }
 """By workload, those of them that are not drawn: appends change rows, and add one when a list is full."""
+
+OF_SYNCHRONOUS_COMMIT: Final = frozenset(
+    {Point.COMMIT_AFTER_FLUSH, Point.WAL_FLUSH_BEFORE_WRITE, Point.WAL_FLUSH_BEFORE_FSYNC}
+)
+"""Those of them that a backend passes because it waits for its commit's flush."""
 
 
 def pick(victims: Victims, live: Sequence[tuple[int, str]]) -> tuple[int, ...]:

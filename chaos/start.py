@@ -7,7 +7,6 @@ should not carry.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import resource
@@ -22,50 +21,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 import supervisor
 from chaos.campaign import Campaign, CycleResult
 from chaos.defects import DEFECTS
 from chaos.errors import CampaignError, Unobservable
 from chaos.interruption import Interruption
-from chaos.plan import CampaignPlan
+from chaos.order import Order, boot_id, resume_order, wait_for_server
+from chaos.orphans import adopt_orphans, reap_orphans
+from chaos.plan import WAL_WRITER_DELAY_MS, CampaignPlan
 from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
 from chaos.verdict import ExitCode
 from chaos.watch import Seen, Watch
 from chaos.witness.witness import KernelWitness, Unavailable, WitnessStopped, open_witness
 from reports.records import unusable
-from reports.rundir import RunDirectory, RunDirectoryError, utc_text
+from reports.rundir import RESUMED, RunDirectory, RunDirectoryError, sweep, utc_text
 from reports.verdict import Status, Verdict
 from supervisor.points import PointMap
 from workloads.registry import MODULES
 
-PR_SET_CHILD_SUBREAPER = 36
 JUDGE = [sys.executable, "-m", "chaos.judge"]
 SEGMENT_NOTE = "1 MiB WAL segments, so that campaigns switch and recycle many"
-
-
-@dataclass(frozen=True, slots=True)
-class StopRule:
-    """When a campaign is over: after so many cycles, or so long, or with the first finding, whichever comes first."""
-
-    cycles: int | None = None
-    duration_s: float | None = None
-    on_finding: bool = False
-
-    def __str__(self) -> str:
-        parts = [f"after {self.cycles} cycles"] if self.cycles is not None else []
-        parts += [f"after {self.duration_s:g} s"] if self.duration_s is not None else []
-        parts += ["with the first finding"] if self.on_finding else []
-        return " or ".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedPlan:
-    """What run.json holds of how a run came about."""
-
-    plan: CampaignPlan
-    defect: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +59,39 @@ class Viewer(Protocol):
     def cycle(self, result: CycleResult) -> None: ...
 
 
-def run_campaign(
-    plan: CampaignPlan,
-    stop: StopRule,
-    out: Path,
-    *,
-    view: Viewer,
-    defect: str | None = None,
-    require: str | None = None,
-    keep: bool = False,
-    first_cycle: int = 0,
-) -> Outcome:
+def run_campaign(order: Order, out: Path, *, view: Viewer, keep: bool = False) -> Outcome:
     """Run a campaign to its end or to Ctrl-C (SIGTERM is taken for it), judge it and write its reports.
 
     Raises CampaignError, TargetError, RunDirectoryError, StaleDefectError; the run directory holds what was
     recorded so far. KeyboardInterrupt comes out of it when there was a second Ctrl-C, while it was judging.
     """
-    _adopt_orphans()
+    run = RunDirectory.create(out, order.plan.seed)
+    with run.lock():
+        view.say(f"run directory: {run.path}")
+        return _run(run, order, view, keep=keep)
+
+
+def resume_campaign(
+    run: RunDirectory, *, cycles: int | None, duration_s: float | None, view: Callable[[Order], Viewer], keep: bool
+) -> Outcome:
+    """Go on with a run that was cut off, `view` watching; see `chaos.order.resume_order`. Raises as `run_campaign`."""
+    with run.lock():
+        order = resume_order(run, cycles=cycles, duration_s=duration_s)
+        wait_for_server(run)
+        watching = view(order)
+        watching.say(f"run directory: {run.path}")
+        watching.say(f"going on with cycle {order.begin}, on a fresh cluster")
+        return _run(run, order, watching, keep=keep)
+
+
+def _run(run: RunDirectory, order: Order, view: Viewer, *, keep: bool) -> Outcome:
+    adopt_orphans()
     _raise_file_limit()
-    run = RunDirectory.create(out, plan.seed)
-    view.say(f"run directory: {run.path}")
-    _describe(run, plan, stop, defect=defect, require=require, first_cycle=first_cycle)
     with Interruption() as interruption:
+        sweep(run.path.parent)
+        _describe(run, order)
         try:
-            interrupted = _crash(run, plan, stop, first_cycle, view, defect, interruption)
+            interrupted = _crash(run, order, view, interruption)
             _note_end(run)
             verdict = judge_in_a_process(run, interruption, interrupted=interrupted)
             if verdict.status is not Status.FINDING and not keep:
@@ -126,23 +110,19 @@ def run_campaign(
     return Outcome(verdict, run.report_html)
 
 
-def _crash(
-    run: RunDirectory,
-    plan: CampaignPlan,
-    stop: StopRule,
-    first_cycle: int,
-    view: Viewer,
-    defect: str | None,
-    interruption: Interruption,
-) -> bool:
+def _crash(run: RunDirectory, order: Order, view: Viewer, interruption: Interruption) -> bool:
     """The campaign under its witness; returns whether it was interrupted.
 
     Whatever it makes beside the run directory is taken down whole, however often Ctrl-C is pressed.
     """
     with ExitStack() as made:
         made.callback(interruption.release)
-        made.callback(shutil.rmtree, run.path / "template", ignore_errors=True)
-        made.callback(_reap_orphans)
+        made.callback(shutil.rmtree, run.template, ignore_errors=True)
+        made.callback(reap_orphans)
+        if order.resumes:
+            # Before the witness: what it records belongs to this sitting.
+            with run.harness_writer() as harness:
+                harness.append({"t": time.monotonic_ns(), "pid": os.getpid(), "ev": RESUMED, "cycle": order.begin})
         kernel = made.enter_context(run.kernel_writer())
         with interruption.held():
             witness = open_witness(run.path.name)
@@ -153,19 +133,21 @@ def _crash(
             kernel.append_encoded(witness.record())
             view.say(f"no kernel witness: {witness.reason}; supervision is not judged ({witness.remedy})")
         code = None
-        if defect:
-            # Kept beside the evidence: it is what was tested.
-            code = DEFECTS[defect].plant(CODE_ROOT, run.path.absolute() / "code")
-            view.say(f"planted defect: {DEFECTS[defect].title}")
-        watch = Watch(run, CODE_ROOT) if stop.on_finding else None
+        if order.defect:
+            # Kept beside the evidence: it is what was tested, in every sitting.
+            code = run.code.absolute()
+            if not code.exists():
+                DEFECTS[order.defect].plant(CODE_ROOT, code)
+            view.say(f"planted defect: {DEFECTS[order.defect].title}")
+        watch = Watch(run, CODE_ROOT) if order.stop.on_finding else None
         if watch is not None:
             made.callback(watch.close)
         ended = _cycle_ended(view, witness, watch, interruption)
-        campaign = _campaign(run, plan, witness, code, made, interruption, ended)
+        campaign = _campaign(run, order.plan, witness, code, made, interruption, ended)
         made.callback(interruption.hold)
         view.begin()
         try:
-            campaign.run(first_cycle, _until(stop, first_cycle, view, watch))
+            campaign.run(order.begin, _until(order, view, watch))
         except Unobservable as error:
             view.say(str(error))
         except KeyboardInterrupt:
@@ -176,7 +158,13 @@ def _crash(
 
 def judge_in_a_process(run: RunDirectory, interruption: Interruption, *, interrupted: bool = False) -> Verdict:
     """Judge a run and write its reports in a process of its own; returns the verdict it wrote."""
-    command = [*JUDGE, str(run.path.absolute()), *(["--interrupted"] if interrupted else [])]
+    command = [
+        *JUDGE,
+        str(run.path.absolute()),
+        "--die-with",
+        str(os.getpid()),
+        *(["--interrupted"] if interrupted else []),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
     process = None
     try:
@@ -197,15 +185,6 @@ def judge_in_a_process(run: RunDirectory, interruption: Interruption, *, interru
     return run.read_verdict()
 
 
-def read_plan(run: RunDirectory) -> RecordedPlan:
-    """The plan of an earlier run. Raises RunDirectoryError when run.json holds none of this version."""
-    recorded = run.read_info().plan
-    try:
-        return RecordedPlan(msgspec.convert(recorded["campaign"], CampaignPlan), recorded.get("defect"))
-    except (KeyError, msgspec.ValidationError) as error:
-        raise RunDirectoryError(f"{run.run_json} holds no plan that can be run again: {error}") from error
-
-
 def _campaign(
     run: RunDirectory,
     plan: CampaignPlan,
@@ -223,7 +202,10 @@ def _campaign(
         "crashbed.history_directory": str(run.history.absolute()),
         "crashbed.points_map": str(run.points_map.absolute()),
     }
-    points = PointMap(run.points_map, create=True)
+    if not plan.synchronous_commit:
+        options |= {"synchronous_commit": "off", "wal_writer_delay": f"{WAL_WRITER_DELAY_MS}ms"}
+    # One that was made already has the coverage of earlier sittings.
+    points = PointMap(run.points_map, create=not run.points_map.exists())
     made.callback(points.close)
     target = BuiltinTarget(
         run.pgdata.absolute(), options=options, log=run.server_log.absolute(), journal=run.server_events.absolute(),
@@ -258,8 +240,9 @@ def _cycle_ended(
     return ended
 
 
-def _until(stop: StopRule, first_cycle: int, view: Viewer, watch: Watch | None) -> Callable[[int], bool]:
-    deadline = None if stop.duration_s is None else time.monotonic() + stop.duration_s
+def _until(order: Order, view: Viewer, watch: Watch | None) -> Callable[[int], bool]:
+    stop = order.stop
+    deadline = None if stop.duration_s is None else time.monotonic() + stop.duration_s - order.spent_s
     found: list[Seen] = []
 
     def more(cycle: int) -> bool:
@@ -269,35 +252,28 @@ def _until(stop: StopRule, first_cycle: int, view: Viewer, watch: Watch | None) 
                 view.say(f"found in cycle {found[0].cycle}: {found[0].message}")
         if found:
             return False
-        if stop.cycles is not None and cycle - first_cycle >= stop.cycles:
+        if stop.cycles is not None and cycle - order.first_cycle >= stop.cycles:
             return False
         return deadline is None or time.monotonic() < deadline
 
     return more
 
 
-def _describe(
-    run: RunDirectory,
-    plan: CampaignPlan,
-    stop: StopRule,
-    *,
-    defect: str | None,
-    require: str | None,
-    first_cycle: int,
-) -> None:
+def _describe(run: RunDirectory, order: Order) -> None:
     info = run.read_info()
-    info.command = [_program(), *sys.argv[1:]]
-    info.target = BuiltinTarget.name
-    info.plan = {
-        "campaign": msgspec.to_builtins(plan),
-        "defect": defect,
-        "require": require,
-        "first_cycle": first_cycle,
-        "stop": {"cycles": stop.cycles, "duration_s": stop.duration_s, "on_finding": stop.on_finding},
-    }
-    info.versions = {"crashbed": supervisor.VERSION, "server": supervisor.SERVER_VERSION}
-    info.host = {"kernel": platform.release(), "cpus": os.cpu_count()}
-    info.stop_rule = str(stop)
+    info.plan = order.recorded()
+    info.finished = info.exit_code = None
+    if order.resumes:
+        # The old judgement is of less than the run will be.
+        for path in (run.verdict_json, run.report_html, run.junit_xml, run.summary_md):
+            path.unlink(missing_ok=True)
+        info.stop_rule = f"{order.stop} (resumed with cycle {order.begin}; before: {info.stop_rule})"
+    else:
+        info.command = [_program(), *sys.argv[1:]]
+        info.target = BuiltinTarget.name
+        info.versions = {"crashbed": supervisor.VERSION, "server": supervisor.SERVER_VERSION}
+        info.host = {"kernel": platform.release(), "cpus": os.cpu_count(), "boot_id": boot_id()}
+        info.stop_rule = str(order.stop)
     run.write_info(info)
 
 
@@ -335,19 +311,3 @@ def _program() -> str:
     if called.name != "crashbed" or shutil.which("crashbed"):
         return "crashbed"
     return os.path.relpath(called)
-
-
-def _adopt_orphans() -> None:
-    """Become the parent of children whose postmaster was SIGKILLed, so that none outlives the harness."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _reap_orphans() -> None:
-    """Collect adopted children that have ended; the target's own processes are gone by now."""
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return

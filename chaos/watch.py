@@ -16,6 +16,8 @@ from pathlib import Path
 import msgspec
 
 from chaos.oracles.data import judge_latest
+from chaos.orphans import die_with
+from chaos.plan import loss_window_ns
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
 
@@ -37,7 +39,7 @@ class Watch:
 
     def __init__(self, run: RunDirectory, code_root: Path) -> None:
         self._process = subprocess.Popen(
-            [*COMMAND, str(run.path.absolute())],
+            [*COMMAND, str(run.path.absolute()), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(code_root)},
@@ -79,13 +81,16 @@ class Watch:
         self._process.stdout.close()
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, harness: int) -> None:
     """Judge the newest observation whenever told, until the input ends; one line of JSON for each judgement."""
+    die_with(harness)
     os.nice(LEAST_PRIORITY)
     run = RunDirectory.open(directory)
+    campaign = run.read_info().plan["campaign"]
+    window_ns = loss_window_ns(synchronous_commit=campaign.get("synchronous_commit", True))
     # Words that came meanwhile are taken together: the newest observation is what counts.
     while os.read(sys.stdin.fileno(), 1 << 16):
-        results = judge_latest(run, WORKLOADS).results
+        results = judge_latest(run.sittings()[-1], WORKLOADS, loss_window_ns=window_ns).results
         found = [Seen(result.name, failure.message, failure.cycle) for result in results for failure in result.failures]
         try:
             os.write(sys.stdout.fileno(), msgspec.json.encode(found) + b"\n")
@@ -94,4 +99,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

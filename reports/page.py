@@ -129,8 +129,10 @@ def ledger_rows(ledger: Ledger) -> tuple[LedgerRow, ...]:
         )
         return LedgerRow(told, cells, fate.total)
 
+    unflushed = row("ok (not yet flushed, and not promised)", ledger.unflushed, "", "")
     return (
         row("ok", ledger.ok, "", "lost"),
+        *([unflushed] if unflushed.total else []),
         row("failed", ledger.failed, "risen", ""),
         row("nothing (killed before the answer)", ledger.unknown, "", ""),
     )

@@ -13,7 +13,7 @@ asked for is no accident of a kill and raises.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -109,12 +109,13 @@ class RecordReader(Generic[T]):
 
     `type` is `dict` or a msgspec Struct. After (and during) an iteration `count` is the number of records
     seen and `torn` the number of lines that were not a whole record. A file that does not exist has no
-    records: a run that was killed early has not made all of them.
+    records: a run that was killed early has not made all of them. `keep` chooses the records that count.
     """
 
-    def __init__(self, path: Path, type: type[T]) -> None:
+    def __init__(self, path: Path, type: type[T], keep: Callable[[T], bool] | None = None) -> None:
         self.path = path
         self.type = type
+        self._keep = keep
         self.count = 0
         self.torn = 0
 
@@ -144,10 +145,11 @@ class RecordReader(Generic[T]):
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     self.torn += 1
                     continue
-                self.count += 1
-                yield record
+                if self._keep is None or self._keep(record):
+                    self.count += 1
+                    yield record
 
 
-def read_records(path: Path) -> RecordReader[dict[str, Any]]:
-    """The records of `path` as dictionaries."""
-    return RecordReader(path, dict[str, Any])
+def read_records(path: Path, keep: Callable[[dict[str, Any]], bool] | None = None) -> RecordReader[dict[str, Any]]:
+    """The records of `path` as dictionaries; with `keep`, those that it chooses."""
+    return RecordReader(path, dict[str, Any], keep)

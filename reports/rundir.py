@@ -15,6 +15,7 @@ by `supervisor.log` and `workloads.history` at the paths given here; tests bind 
         verdict.json                what the judge found
         report.html  junit.xml  summary.md
         pgdata/                     kept on failure
+        template/                   a cluster to copy, while the run lasts; what it leaves, the next run removes
 
 Append-only while the run lasts, and readable when the harness was SIGKILLed at any moment: the two files
 that are rewritten (run.json, verdict.json) are replaced whole. It never judges, and it never imports what
@@ -23,8 +24,14 @@ would load a large library: the harness imports it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,9 +40,12 @@ import msgspec
 from reports.records import RecordReader, RecordWriter, RunDirectoryError, read_records, unusable
 from reports.verdict import SCHEMA, Verdict
 
+RESUMED = "resumed"
+"""The harness's record that begins another sitting."""
 S = TypeVar("S", bound=msgspec.Struct)
+_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]+(-[0-9]+)?")
 
-__all__ = ["RunDirectory", "RunDirectoryError", "RunInfo"]
+__all__ = ["RESUMED", "RunDirectory", "RunDirectoryError", "RunInfo", "Sitting", "sweep"]
 
 
 class RunInfo(msgspec.Struct, kw_only=True):
@@ -102,6 +112,10 @@ class RunDirectory:
         if not path.is_dir():
             raise RunDirectoryError(f"{path} is not a directory: give the directory of a run")
         if not (path / "run.json").is_file():
+            if _NAME.fullmatch(path.name):
+                raise RunDirectoryError(
+                    f"{path} has no run.json: its run ended before anything was recorded, remove it"
+                )
             inside = sorted(child.name for child in path.iterdir() if (child / "run.json").is_file())
             hint = (
                 f"it holds {len(inside)} run{'s' if len(inside) > 1 else ''}: did you mean {path / inside[-1]}?"
@@ -166,6 +180,33 @@ class RunDirectory:
     def pgdata(self) -> Path:
         return self.path / "pgdata"
 
+    @property
+    def template(self) -> Path:
+        return self.path / "template"
+
+    @property
+    def code(self) -> Path:
+        """The copy of the server's code with a planted defect: it is what was tested, and kept."""
+        return self.path / "code"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one that writes this run. Raises RunDirectoryError when another process is.
+
+        The lock is on the directory itself and dies with this process, however it ends; no child inherits it.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunDirectoryError(
+                    f"{self.path} is being written by a run that has not ended: wait for it"
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
+
     def history_files(self) -> list[Path]:
         """The history file of every process, without observed.jsonl, in order of name."""
         return sorted(path for path in self.history.glob("*.jsonl") if path != self.observed)
@@ -185,16 +226,28 @@ class RunDirectory:
     # What judging and reporting read.
 
     def kernel_records(self) -> RecordReader[dict[str, Any]]:
-        return read_records(self.kernel_events)
+        return read_records(self.kernel_events, self._keeps)
 
     def server_records(self) -> RecordReader[dict[str, Any]]:
-        return read_records(self.server_events)
+        return read_records(self.server_events, self._keeps)
 
     def harness_records(self) -> RecordReader[dict[str, Any]]:
-        return read_records(self.harness_events)
+        return read_records(self.harness_events, self._keeps)
 
     def observed_records(self) -> RecordReader[dict[str, Any]]:
-        return read_records(self.observed)
+        return read_records(self.observed, self._keeps)
+
+    def covers(self, t_ns: int) -> bool:
+        """Whether what was recorded at a time is read: of a whole run, all."""
+        return True
+
+    def _keeps(self, record: dict[str, Any]) -> bool:
+        return self.covers(record.get("t", 0))
+
+    def sittings(self) -> list[Sitting]:
+        """The parts of the run, one for each harness that worked on it: one, unless it was resumed."""
+        bounds = [None, *(record["t"] for record in self.harness_records() if record["ev"] == RESUMED), None]
+        return [Sitting(self.path, since, until) for since, until in pairwise(bounds)]
 
     def history_records(self) -> Sequence[RecordReader[dict[str, Any]]]:
         """One reader per process: each process' records are in order, those of two are not comparable."""
@@ -237,6 +290,61 @@ class RunDirectory:
         # Sorted keys: equal values are equal bytes, so that two runs can be compared with diff.
         encoded = msgspec.json.encode(value, order="sorted")
         _replace_bytes(path, msgspec.json.format(encoded, indent=2) + b"\n")
+
+
+class Sitting(RunDirectory):
+    """The part of a run that one harness recorded: a run that was resumed has several, one after the other.
+
+    It reads what was recorded from `since_ns` on and before `until_ns` (CLOCK_MONOTONIC; None is no bound), and is
+    judged by itself: each begins with a fresh cluster and a witness of its own, so what one shows is no evidence about
+    another, and a cycle that was cut off and begun again is two.
+    """
+
+    __slots__ = ("_since_ns", "_until_ns")
+
+    def __init__(self, path: Path, since_ns: int | None, until_ns: int | None) -> None:
+        super().__init__(path)
+        self._since_ns = since_ns
+        self._until_ns = until_ns
+
+    def covers(self, t_ns: int) -> bool:
+        """Whether a time lies in it."""
+        return (self._since_ns is None or t_ns >= self._since_ns) and (self._until_ns is None or t_ns < self._until_ns)
+
+    def history_files(self) -> list[Path]:
+        """The history files that were begun in it: no process lives on into the next."""
+        return [path for path in super().history_files() if self.covers(_begun_ns(path))]
+
+
+def _begun_ns(history: Path) -> int:
+    """When a history file was begun, by its name."""
+    match = re.fullmatch(r"[0-9]+-([0-9]+)\.jsonl", history.name)
+    return int(match[1]) if match else 0
+
+
+def sweep(base: Path) -> list[Path]:
+    """Remove what killed runs below `base` left of no use to anybody: clusters to copy, half-written files.
+
+    What a run recorded, its data directory and its planted code stay. Runs that go on are let alone. Returns what was
+    removed.
+    """
+    removed = []
+    for path in sorted(base.iterdir()):
+        leftovers = [path / "template", path / "code.new", *path.glob(".*.new")] if _NAME.fullmatch(path.name) else []
+        leftovers = [leftover for leftover in leftovers if leftover.exists()]
+        if not leftovers:
+            continue
+        try:
+            with RunDirectory(path).lock():
+                for leftover in leftovers:
+                    if leftover.is_dir():
+                        shutil.rmtree(leftover)
+                    else:
+                        leftover.unlink()
+                    removed.append(leftover)
+        except (RunDirectoryError, OSError):
+            continue  # it is written by a run that goes on, or somebody else's: not this run's trouble
+    return removed
 
 
 def utc_text(moment: datetime) -> str:

@@ -117,21 +117,24 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """The durability ledger: what clients were told, against what the recovered server held.
 
     Told ok and not found is lost; told failed and found is risen; torn, in any row, is half of a
-    transaction. An operation that was told nothing may be found committed or absent, never torn.
+    transaction. An operation that was told nothing may be found committed or absent, never torn. So may one of
+    `unflushed`: told ok by a server that does not wait for its flushes, so shortly before a crash that it may be lost.
     """
 
     ok: Fate = Fate()
+    unflushed: Fate = Fate()
     failed: Fate = Fate()
     unknown: Fate = Fate()
 
     @property
     def total(self) -> int:
-        return self.ok.total + self.failed.total + self.unknown.total
+        return self.ok.total + self.unflushed.total + self.failed.total + self.unknown.total
 
     @property
     def wrong(self) -> int:
         """Operations whose fate breaks a promise."""
-        return self.ok.absent + self.ok.torn + self.failed.committed + self.failed.torn + self.unknown.torn
+        torn = self.ok.torn + self.unflushed.torn + self.failed.torn + self.unknown.torn
+        return self.ok.absent + self.failed.committed + torn
 
 
 class PointHits(msgspec.Struct, frozen=True, kw_only=True):

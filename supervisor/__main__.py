@@ -32,6 +32,7 @@ signals:
   SIGTERM  smart shutdown: wait for clients to leave
   SIGINT   fast shutdown: end sessions, write the shutdown checkpoint
   SIGQUIT  immediate shutdown: everybody quits at once, recovery at the next start
+  SIGHUP   reload: all processes read postgresql.conf again
 """
 
 

@@ -1,12 +1,11 @@
-"""Settings under PostgreSQL's names, from `postgresql.conf` and `-c name=value`.
+"""Settings under PostgreSQL's names: what there is, what it may be, and when it may change.
 
-One table row a setting: type, default, bounds, unit. Everything is checked before anything starts: an
-unknown name, a bad unit or a value out of range is refused with file, line and the allowed range
-(PostgreSQL's `guc_tables.c` and `guc-file.l`). Memory is held in bytes and time in the unit of the
-name's table row; `show` prints them as PostgreSQL's SHOW does.
+One table row a setting: type, default, bounds, unit, context. An unknown name, a bad unit or a value out of range is
+refused with the allowed range (PostgreSQL's `guc_tables.c`); `config_file` knows where values come from. Memory is held
+in bytes and time in the unit of the name's table row; `show` prints them as PostgreSQL's SHOW does.
 
-`Settings` is frozen: a process never changes its own. Where our default differs from PostgreSQL's,
-the row says why. `python -m supervisor.config` prints the table that docs/guide.md holds.
+`Settings` is frozen: a reload makes new ones. Where our default or context differs from PostgreSQL's, the row says why.
+`python -m supervisor.config` prints the table that docs/guide.md holds.
 """
 
 from __future__ import annotations
@@ -47,6 +46,18 @@ _STEP = {
 }
 
 
+class Context(Enum):
+    """When a setting may change (the context of PostgreSQL's `pg_settings`; no session can set any of these)."""
+
+    POSTMASTER = "postmaster"
+    """At the start only."""
+    SIGHUP = "sighup"
+    """Also when the postmaster is told to read its configuration again."""
+
+
+SIGHUP = Context.SIGHUP
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One setting. Numbers are in `unit`; memory becomes bytes in `Settings`. A text has at most `maximum` bytes,
@@ -60,6 +71,7 @@ class Row:
     maximum: float = 0
     choices: tuple[str, ...] = ()
     meaning: str = ""
+    context: Context = Context.POSTMASTER
 
 
 _INT_MAX = 2**31 - 1
@@ -73,7 +85,7 @@ TABLE: tuple[Row, ...] = (
     # PostgreSQL's default is 128MB: pages touched cost time at every reset, and workloads here are small.
     Row("shared_buffers", int, 2048, Unit.BLOCKS, 16, 131_072, meaning="the buffer pool"),
     Row("wal_buffers", int, 128, Unit.BLOCKS, 8, 8192, meaning="WAL not yet written"),
-    Row("checkpoint_timeout", int, 300, Unit.SECONDS, 1, 86_400, meaning="time between checkpoints"),
+    Row("checkpoint_timeout", int, 300, Unit.SECONDS, 1, 86_400, meaning="time between checkpoints", context=SIGHUP),
     Row(
         "checkpoint_completion_target",
         float,
@@ -82,16 +94,67 @@ TABLE: tuple[Row, ...] = (
         0,
         1,
         meaning="share of the interval to spread writes over",
+        context=SIGHUP,
     ),
     # PostgreSQL's defaults are 1GB and 80MB with 16MB segments.
-    Row("max_wal_size", int, 64, Unit.MEGABYTES, 2, _INT_MAX, meaning="WAL volume that asks for a checkpoint"),
-    Row("min_wal_size", int, 32, Unit.MEGABYTES, 2, _INT_MAX, meaning="WAL kept for recycling"),
+    Row(
+        "max_wal_size",
+        int,
+        64,
+        Unit.MEGABYTES,
+        2,
+        _INT_MAX,
+        meaning="WAL volume that asks for a checkpoint",
+        context=SIGHUP,
+    ),
+    Row("min_wal_size", int, 32, Unit.MEGABYTES, 2, _INT_MAX, meaning="WAL kept for recycling", context=SIGHUP),
+    # PostgreSQL lets a reload change these two. Here a process keeps what it began with: some would write images of
+    # pages or sync files that others do not.
     Row("fsync", bool, True, meaning="flush to disk; off loses data at a power failure"),
     Row("full_page_writes", bool, True, meaning="log whole pages after a checkpoint"),
-    Row("commit_delay", int, 0, Unit.MICROSECONDS, 0, 100_000, meaning="a flush leader's wait for company"),
-    Row("wal_writer_delay", int, 200, Unit.MILLISECONDS, 1, 10_000, meaning="the WAL writer's round"),
-    Row("bgwriter_delay", int, 200, Unit.MILLISECONDS, 10, 10_000, meaning="the background writer's round"),
-    Row("bgwriter_lru_maxpages", int, 100, Unit.NONE, 0, 1_073_741_823, meaning="pages a round writes at most"),
+    # Also one for all processes: whoever writes a page must know whether others' hints may run ahead of the log.
+    Row("synchronous_commit", bool, True, meaning="a commit waits for its flush; off may lose the last ones"),
+    Row(
+        "commit_delay",
+        int,
+        0,
+        Unit.MICROSECONDS,
+        0,
+        100_000,
+        meaning="a flush leader's wait for company",
+        context=SIGHUP,
+    ),
+    Row("wal_writer_delay", int, 200, Unit.MILLISECONDS, 1, 10_000, meaning="the WAL writer's round", context=SIGHUP),
+    Row(
+        "bgwriter_delay",
+        int,
+        200,
+        Unit.MILLISECONDS,
+        10,
+        10_000,
+        meaning="the background writer's round",
+        context=SIGHUP,
+    ),
+    Row(
+        "bgwriter_lru_maxpages",
+        int,
+        100,
+        Unit.NONE,
+        0,
+        1_073_741_823,
+        meaning="pages a round writes at most",
+        context=SIGHUP,
+    ),
+    Row(
+        "deadlock_timeout",
+        int,
+        1000,
+        Unit.MILLISECONDS,
+        1,
+        _INT_MAX,
+        meaning="wait for a row before looking for a deadlock",
+        context=SIGHUP,
+    ),
     Row(
         "lock_timeout",
         int,
@@ -100,9 +163,10 @@ TABLE: tuple[Row, ...] = (
         0,
         _INT_MAX,
         meaning="longest wait for a row; 0 is for ever",
+        context=SIGHUP,
     ),
-    Row("authentication_timeout", int, 60, Unit.SECONDS, 1, 600, meaning="time for the startup packet"),
-    Row("restart_after_crash", bool, True, meaning="reinitialise after a child's crash"),
+    Row("authentication_timeout", int, 60, Unit.SECONDS, 1, 600, meaning="time for the startup packet", context=SIGHUP),
+    Row("restart_after_crash", bool, True, meaning="reinitialise after a child's crash", context=SIGHUP),
     Row(
         "track_activity_query_size",
         int,
@@ -113,7 +177,7 @@ TABLE: tuple[Row, ...] = (
         meaning="bytes kept of a statement",
     ),
     Row("shared_preload_libraries", tuple, (), meaning="workload modules whose procedures CALL offers"),
-    Row("log_min_messages", str, "warning", choices=LEVELS, meaning="least level in the server log"),
+    Row("log_min_messages", str, "warning", choices=LEVELS, meaning="least level in the server log", context=SIGHUP),
     # The kernel takes 249 bytes for the name of a memfd.
     Row("crashbed.run_name", str, "local", maximum=64, meaning="part of the shared memory's name"),
     Row("crashbed.journal", str, "", meaning="the event journal's file"),
@@ -127,6 +191,7 @@ TABLE: tuple[Row, ...] = (
         10,
         3_600_000,
         meaning="time between looks whether postmaster.pid is still there",
+        context=SIGHUP,
     ),
 )
 
@@ -147,10 +212,12 @@ class Settings:
     min_wal_size: int = 32 * 1024**2
     fsync: bool = True
     full_page_writes: bool = True
+    synchronous_commit: bool = True
     commit_delay: int = 0
     wal_writer_delay: int = 200
     bgwriter_delay: int = 200
     bgwriter_lru_maxpages: int = 100
+    deadlock_timeout: int = 1000
     lock_timeout: int = 0
     authentication_timeout: int = 60
     restart_after_crash: bool = True
@@ -180,7 +247,7 @@ class Settings:
     def show(self, name: str) -> str:
         """A setting as SHOW prints it; raises KeyError for an unknown name."""
         row = _ROWS[name.lower()]
-        value = getattr(self, _attribute(row.name))
+        value = getattr(self, attribute(row.name))
         if row.kind is bool:
             return "on" if value else "off"
         if row.kind is tuple:
@@ -195,7 +262,8 @@ class Settings:
 _ROWS = {row.name: row for row in TABLE}
 
 
-def _attribute(name: str) -> str:
+def attribute(name: str) -> str:
+    """The name of a setting's attribute in `Settings`."""
     return name.removeprefix("crashbed.")
 
 
@@ -292,55 +360,16 @@ def _in_unit(row: Row, number: float, unit: str, text: str) -> float:
     return number * units[unit] / _STEP[row.unit]
 
 
-_LINE = re.compile(r"\s*(?P<name>[A-Za-z_][\w.]*)\s*(?:=|\s)\s*(?P<value>'(?:[^']|'')*'|[^\s#'=][^\s#']*)\s*(?:#.*)?")
-
-
-def parse_file(text: str, path: str) -> dict[str, object]:
-    """The settings of a `postgresql.conf`, later lines winning; raises StartupError with file and line."""
-    found: dict[str, object] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise _refused(
-                f'syntax error in file "{path}" line {number}: {line.strip()}',
-                hint="Write name = value, with quotes around a value that has spaces or is empty.",
-            )
-        value = match["value"]
-        if value.startswith("'"):
-            value = value[1:-1].replace("''", "'")
-        try:
-            found[match["name"].lower()] = parse_value(match["name"].lower(), value)
-        except SettingError as error:
-            raise _refused(f'{error} in file "{path}" line {number}', hint=error.hint) from error
-    return found
-
-
-def parse_options(options: list[str]) -> dict[str, object]:
-    """The settings of `-c name=value` options; raises StartupError."""
-    found: dict[str, object] = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        name = name.strip().lower().replace("-", "_")
-        if not equals:
-            raise _refused(f"-c {option} requires a value", hint="Write -c name=value.")
-        try:
-            found[name] = parse_value(name, value.strip())
-        except SettingError as error:
-            raise _refused(f"{error} in option -c {option}", hint=error.hint) from error
-    return found
-
-
-def _refused(message: str, hint: str | None = None) -> StartupError:
+def refused(message: str, hint: str | None = None) -> StartupError:
+    """The error of a setting that is wrong."""
     return StartupError(message, hint=hint, sqlstate=CONFIG_FILE_ERROR)
 
 
 def make_settings(values: Mapping[str, object]) -> Settings:
     """Settings from checked values; checks what concerns several at once."""
-    settings = Settings(**{_attribute(name): value for name, value in values.items()})  # type: ignore[arg-type]
+    settings = Settings(**{attribute(name): value for name, value in values.items()})  # type: ignore[arg-type]
     if settings.min_wal_size > settings.max_wal_size:
-        raise _refused(
+        raise refused(
             f'"min_wal_size" ({settings.show("min_wal_size")}) must be at most "max_wal_size" '
             f"({settings.show('max_wal_size')})",
             hint="Raise max_wal_size or lower min_wal_size.",
@@ -352,23 +381,25 @@ def sample_file() -> str:
     """What `crashbed init` writes as `postgresql.conf`: every setting, commented out at its default."""
     defaults = Settings()
     lines = [
-        "# Settings of this server, under PostgreSQL's names. Uncomment to change; restart to apply.",
+        "# Settings of this server, under PostgreSQL's names. Uncomment to change; to apply: crashbed reload -D DIR.",
         "",
     ]
     for row in TABLE:
         value = defaults.show(row.name)
         quoted = value if re.fullmatch(r"[\w.]+", value) else f"'{value}'"
-        lines.append(f"#{row.name} = {quoted}".ljust(44) + f"# {row.meaning}")
+        restart = " (change requires restart)" if row.context is Context.POSTMASTER else ""
+        lines.append(f"#{row.name} = {quoted}".ljust(44) + f"# {row.meaning}{restart}")
     return "\n".join(lines) + "\n"
 
 
 def settings_table() -> str:
-    """All settings as a Markdown table: name, default, range or values, meaning."""
+    """All settings as a Markdown table: name, default, range or values, context, meaning."""
     defaults = Settings()
-    lines = ["| setting | default | range | meaning |", "|---|---|---|---|"]
+    lines = ["| setting | default | range | context | meaning |", "|---|---|---|---|---|"]
     for row in TABLE:
         value = defaults.show(row.name)
-        lines.append(f"| `{row.name}` | {f'`{value}`' if value else ''} | {_range(row)} | {row.meaning} |")
+        shown = f"`{value}`" if value else ""
+        lines.append(f"| `{row.name}` | {shown} | {_range(row)} | {row.context.value} | {row.meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -387,7 +418,7 @@ def _range(row: Row) -> str:
 
 
 _FIELDS = {field.name for field in fields(Settings)}
-if {_attribute(row.name) for row in TABLE} != _FIELDS:
+if {attribute(row.name) for row in TABLE} != _FIELDS:
     raise AssertionError("config.TABLE and config.Settings name different settings")
 
 

@@ -65,7 +65,8 @@ INDEX_CORRUPTED = "XX002"
 class ServerError(Exception):
     """An error that ends the statement and rolls its transaction back; the session goes on.
 
-    `position` is the 1-based character in the statement that psql points at.
+    `position` is the 1-based character in the statement that psql points at. `detail_log` is what the server log
+    gets in the place of `detail` (PostgreSQL's `errdetail_log`): what the client must not see.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ServerError(Exception):
         *,
         sqlstate: str,
         detail: str | None = None,
+        detail_log: str | None = None,
         hint: str | None = None,
         position: int | None = None,
     ) -> None:
@@ -81,6 +83,7 @@ class ServerError(Exception):
         self.message = message
         self.sqlstate = sqlstate
         self.detail = detail
+        self.detail_log = detail_log
         self.hint = hint
         self.position = position
 

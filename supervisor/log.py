@@ -43,6 +43,10 @@ class ServerLog:
         self._descriptor = descriptor
         self._minimum = minimum
 
+    def set_minimum(self, name: str) -> None:
+        """From here on write what ranks at least this high, by a name that `log_min_messages` may have."""
+        self._minimum = Level[name.upper()]
+
     @classmethod
     def to_nowhere(cls) -> ServerLog:
         """A log that keeps nothing."""
@@ -76,7 +80,8 @@ class ServerLog:
 
     def error(self, error: ServerError, level: Level = Level.ERROR, *, statement: str | None = None) -> None:
         """Write an error with its detail and hint."""
-        self.log(level, error.message, detail=error.detail, hint=error.hint, statement=statement)
+        detail = error.detail_log or error.detail
+        self.log(level, error.message, detail=detail, hint=error.hint, statement=statement)
 
 
 def _indented(text: str) -> str:

@@ -22,7 +22,7 @@ from supervisor.postmaster import data_directory
 from supervisor.postmaster.initdb import initialise
 
 
-def _directory_option() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def directory_option() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(
         "-D", "--pgdata", "directory", type=click.Path(path_type=Path), envvar="PGDATA", required=True,
         metavar="DIR", help="The data directory (default: $PGDATA).",
@@ -30,7 +30,7 @@ def _directory_option() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 @click.command()
-@_directory_option()
+@directory_option()
 @click.option(
     "--wal-segsize", default=16, show_default=True, metavar="MIB", help="Size of WAL segments: 1, 2, 4, 8 or 16."
 )
@@ -47,7 +47,7 @@ def init(directory: Path, wal_segsize: int) -> int:
 
 
 @click.command()
-@_directory_option()
+@directory_option()
 @click.option("-p", "port", metavar="PORT", help="Names the socket (default 5432).")
 @click.option("-k", "sockets", metavar="DIR", help="Directory of the socket (default: the data directory).")
 @click.option("-c", "settings", multiple=True, metavar="NAME=VALUE", help="A setting; may be repeated.")
@@ -98,7 +98,7 @@ def _disk(directory: Path) -> PosixDisk:
 
 
 @click.command()
-@_directory_option()
+@directory_option()
 @click.option("--start", callback=_lsn, metavar="LSN", help="Begin here (default: the last checkpoint's redo point).")
 @click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Stop after so many records.")
 def waldump(directory: Path, start: int | None, limit: int | None) -> int:
@@ -118,7 +118,7 @@ def waldump(directory: Path, start: int | None, limit: int | None) -> int:
 
 
 @click.command()
-@_directory_option()
+@directory_option()
 def controldata(directory: Path) -> int:
     """Print the control file.
 

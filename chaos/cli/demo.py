@@ -10,8 +10,9 @@ from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
 from chaos.explain.story import tell_verdict
+from chaos.order import Order, StopRule
 from chaos.plan import CampaignPlan, FaultKind
-from chaos.start import StopRule, run_campaign
+from chaos.start import run_campaign
 from reports.rundir import RunDirectory
 from reports.verdict import Status
 
@@ -38,7 +39,7 @@ def demo(out: Path, seed: int, kills: int) -> int:
     plan = CampaignPlan(seed=seed, faults=(FaultKind.SIGKILL_RANDOM,), point_one_in=0)
     stop = StopRule(cycles=kills)
     with View(plan, stop) as view:
-        outcome = run_campaign(plan, stop, out, view=view, defect=DEFECT, keep=True)
+        outcome = run_campaign(Order(plan, stop, defect=DEFECT), out, view=view, keep=True)
     story = tell_verdict(RunDirectory.open(outcome.report), outcome.verdict) if outcome.verdict.findings else ()
     show_verdict(outcome.verdict, outcome.report, story)
     if outcome.verdict.status is not Status.FINDING:

@@ -12,8 +12,10 @@ import click
 
 from chaos.cli.data import controldata, init, points, serve, waldump
 from chaos.cli.demo import demo
+from chaos.cli.doctor import doctor
 from chaos.cli.evidence import judge, report
 from chaos.cli.explain import explain
+from chaos.cli.reload import reload
 from chaos.cli.run import replay, run_command
 from chaos.defects.defect import StaleDefectError
 from chaos.errors import CampaignError
@@ -35,14 +37,30 @@ def crashbed() -> None:
     crashbed run --kills 300           more of them
     crashbed replay out/... --cycle 7  one cycle again
     crashbed explain out/...           how its first failure came about
+    crashbed run --resume out/...      go on with a run that was cut off
     crashbed demo                      a server with a planted defect: see a red run
+    crashbed doctor                    what this machine permits
     crashbed init -D data && crashbed serve -D data
 
     Exit status: 0 held, 1 finding, 2 interrupted, 3 harness error, 4 usage, 5 inconclusive.
     """
 
 
-for command in (run_command, replay, judge, report, explain, demo, init, serve, waldump, controldata, points):
+for command in (
+    run_command,
+    replay,
+    judge,
+    report,
+    explain,
+    demo,
+    doctor,
+    init,
+    serve,
+    reload,
+    waldump,
+    controldata,
+    points,
+):
     crashbed.add_command(command)
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
+from chaos.order import Order, StopRule, read_order
 from chaos.phases import cycles_of
-from chaos.plan import POINT_ONE_IN, CampaignPlan, FaultKind
-from chaos.start import StopRule, read_plan, run_campaign
+from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, POINT_ONE_IN, CampaignPlan, FaultKind
+from chaos.start import resume_campaign, run_campaign
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
 
@@ -55,6 +58,8 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 @click.option("--point", "points", multiple=True, metavar="SELECTOR",
               help="Place every fault at such a point: role[#nth]/point:k (see crashbed points). May be repeated.")  # fmt: skip
 @click.option("--no-points", is_flag=True, help="Place no fault at a point, all of them in time.")
+@click.option("--synchronous-commit", type=click.Choice(["on", "off"]), default="on", show_default=True,
+              help="off: commits do not wait for their flush, and the judge allows for the last ones.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="Seed of all choices.  [default: drawn and printed]")
 @click.option(
     "--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Where run directories go."
@@ -65,7 +70,11 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 )
 @click.option("--stop-on-finding", is_flag=True, help="Judge beside the run, and end it with the first finding.")
 @click.option("--keep", is_flag=True, help="Keep the data directory also when nothing was found.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR",
+              help="Go on with a run that was cut off; only --kills, --duration and --keep go with it.")  # fmt: skip
+@click.pass_context
 def run_command(
+    context: click.Context,
     workloads: tuple[str, ...],
     backends: int,
     kills: int | None,
@@ -73,12 +82,14 @@ def run_command(
     faults: tuple[str, ...],
     points: tuple[str, ...],
     no_points: bool,
+    synchronous_commit: str,
     seed: int | None,
     out: Path,
     defect: str | None,
     require: str | None,
     stop_on_finding: bool,
     keep: bool,
+    resume: Path | None,
 ) -> int:
     """Crash the built-in server again and again, and judge what survived.
 
@@ -89,11 +100,17 @@ def run_command(
     crashbed run --duration 8h --stop-on-finding
     crashbed run --kills 50 --point backend/COMMIT_AFTER_FLUSH:30
     crashbed run --kills 20 --point startup/REDO_RECORD:5     a crash, and another during its recovery
+    crashbed run --synchronous-commit off     may lose the last commits, and nothing else
     crashbed run --seed 7 --kills 20          the same plan every time
+    crashbed run --resume out/20260101T120000Z-7
+    crashbed run --resume out/20260101T120000Z-7 --kills 600
 
     Each cycle opens the workers, waits for the plan's moment, strikes, waits until the server serves again, and
     looks at the data. The last line is the command that reproduces the run. Ctrl-C ends with the report so far.
+    --resume goes on with a run that was interrupted or killed, with the first cycle that did not end.
     """
+    if resume is not None:
+        return _resume(context, resume, kills, duration, keep=keep)
     if points and no_points:
         raise click.UsageError("--point and --no-points contradict each other: give one of them")
     plan = CampaignPlan(
@@ -103,11 +120,32 @@ def run_command(
         faults=tuple(FaultKind(name) for name in faults),
         points=points,
         point_one_in=1 if points else 0 if no_points else POINT_ONE_IN,
+        synchronous_commit=synchronous_commit == "on",
+        delay_ms=DELAY_MS if synchronous_commit == "on" else ASYNCHRONOUS_DELAY_MS,
     )
     if kills is None and duration is None:
         kills = 20
     stop = StopRule(cycles=kills, duration_s=duration, on_finding=stop_on_finding)
-    return _run(plan, stop, out, defect=defect, require=require, keep=keep)
+    return _run(Order(plan, stop, defect, require), out, keep=keep)
+
+
+def _resume(context: click.Context, directory: Path, kills: int | None, duration_s: float | None, *, keep: bool) -> int:
+    """What else a run is, it was told when it began."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in ("resume", "kills", "duration", "keep"):
+            raise click.UsageError(f"{parameter.opts[0]} cannot be changed by --resume: it is the run's own")
+    with ExitStack() as shown:
+        outcome = resume_campaign(
+            RunDirectory.open(directory),
+            cycles=kills,
+            duration_s=duration_s,
+            view=lambda order: shown.enter_context(View(order.plan, order.stop, done=order.begin - order.first_cycle)),
+            keep=keep,
+        )
+    show_verdict(outcome.verdict, outcome.report)
+    return outcome.verdict.exit_code
 
 
 @click.command()
@@ -124,33 +162,27 @@ def replay(directory: Path, cycle: int, out: Path | None) -> int:
     moment may need several tries; one placed at a point does not.
     """
     run = RunDirectory.open(directory)
-    recorded = read_plan(run)
+    recorded = read_order(run)
     ran = [known.cycle for known in cycles_of(run.harness_records())]
     if ran and cycle not in ran:
         raise click.UsageError(f"{run.path} has no cycle {cycle}: it ran cycles {min(ran)} to {max(ran)}")
-    first = cycle - cycle % recorded.plan.epoch_cycles
-    return _run(
-        recorded.plan,
-        StopRule(cycles=cycle - first + 1),
-        out or run.path.parent,
-        defect=recorded.defect,
-        first_cycle=first,
-    )
+    first = _first_on_its_cluster(run, cycle, recorded.plan.epoch_cycles)
+    stop = StopRule(cycles=cycle - first + 1)
+    return _run(Order(recorded.plan, stop, recorded.defect, first_cycle=first), out or run.path.parent)
 
 
-def _run(
-    plan: CampaignPlan,
-    stop: StopRule,
-    out: Path,
-    *,
-    defect: str | None,
-    require: str | None = None,
-    keep: bool = False,
-    first_cycle: int = 0,
-) -> int:
-    with View(plan, stop) as view:
-        outcome = run_campaign(
-            plan, stop, out, view=view, defect=defect, require=require, keep=keep, first_cycle=first_cycle
-        )
+def _first_on_its_cluster(run: RunDirectory, cycle: int, epoch_cycles: int) -> int:
+    """The first cycle that the cluster of a cycle saw: its epoch's, or the one that the run was resumed with."""
+    first = cycle - cycle % epoch_cycles
+    for sitting in run.sittings():
+        ran = [known.cycle for known in cycles_of(sitting.harness_records())]
+        if cycle in ran:
+            first = max(cycle - cycle % epoch_cycles, min(ran))
+    return first
+
+
+def _run(order: Order, out: Path, *, keep: bool = False) -> int:
+    with View(order.plan, order.stop) as view:
+        outcome = run_campaign(order, out, view=view, keep=keep)
     show_verdict(outcome.verdict, outcome.report)
     return outcome.verdict.exit_code

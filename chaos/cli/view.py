@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chaos.campaign import CycleResult
 from chaos.errors import CampaignError
+from chaos.order import StopRule
 from chaos.plan import CampaignPlan, PointPlacement
-from chaos.start import StopRule
 
 HEADER = "cycle  fault            victim                       acked   ready ms  commit ms"
 
@@ -31,7 +31,7 @@ class _Output(Console):
 class View:
     """Shows cycles as they end; a context manager, because the progress line must be taken down."""
 
-    def __init__(self, plan: CampaignPlan, stop: StopRule) -> None:
+    def __init__(self, plan: CampaignPlan, stop: StopRule, *, done: int = 0) -> None:
         self._console = _Output(highlight=False, soft_wrap=True)
         self._plan = plan
         self._stop = stop
@@ -46,7 +46,7 @@ class View:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("crashing", total=stop.cycles)
+        self._task = self._progress.add_task("crashing", total=stop.cycles, completed=done)
 
     def __enter__(self) -> View:
         plan = self._plan

@@ -37,15 +37,20 @@ class Defect:
     edits: tuple[Edit, ...]
 
     def plant(self, source: Path, destination: Path) -> Path:
-        """Copy the server's code and put the defect in; returns the copy. Raises StaleDefectError."""
+        """Copy the server's code and put the defect in; returns the copy, which is whole as soon as it is there.
+
+        Raises StaleDefectError.
+        """
+        unfinished = destination.with_name(f"{destination.name}.new")
         for package in PACKAGES:
-            shutil.copytree(source / package, destination / package, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source / package, unfinished / package, ignore=shutil.ignore_patterns("__pycache__"))
         for edit in self.edits:
-            path = destination / edit.path
+            path = unfinished / edit.path
             text = path.read_text()
             if text.count(edit.find) != 1:
                 raise StaleDefectError(
                     f"defect {self.name}: {edit.path} holds {text.count(edit.find)} times what it replaces, not once"
                 )
             path.write_text(text.replace(edit.find, edit.replace))
+        unfinished.rename(destination)
         return destination

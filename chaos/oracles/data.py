@@ -20,6 +20,7 @@ import msgspec
 
 from chaos.oracles import atomicity, durability, invariant, isolation, resurrection, wal_replay
 from chaos.oracles.ledger import Count, Ledger, add, judge_observation, totals
+from chaos.oracles.loss_window import loss_window
 from chaos.oracles.oracle import OracleResult
 from reports import verdict as report
 from reports.records import read_records
@@ -37,6 +38,8 @@ OF_EVERY_WORKLOAD = (*OF_LEDGER, wal_replay.NAME)
 NAMES = (*OF_EVERY_WORKLOAD, isolation.NAME)
 
 Record = Mapping[str, Any]
+
+_FOREVER = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +74,18 @@ class _Cycle:
     begin_ns: int
     end_ns: int | None
     kill_ns: int | None
+    ready_ns: int | None
 
 
-def judge_run(run: RunDirectory, workloads: Mapping[str, Workload]) -> DataJudgement:
-    """Judge every observation of a run. `workloads` has each workload by name, as it was set up.
+def judge_run(run: RunDirectory, workloads: Mapping[str, Workload], *, loss_window_ns: int = 0) -> DataJudgement:
+    """Judge every observation of a run's sitting. `workloads` has each workload by name, as it was set up.
+
+    `loss_window_ns` is how long before a crash an acknowledgement was no promise yet; see `loss_window`.
 
     Raises RunDirectoryError for files that cannot be read, KeyError for a workload that is not given.
     """
     timeline = _timeline(run.harness_records())
-    judging = _Judging(run, workloads, OF_EVERY_WORKLOAD)
+    judging = _Judging(run, workloads, OF_EVERY_WORKLOAD, loss_window_ns)
     epoch_of = {cycle.cycle: cycle.epoch for cycle in timeline}
     left = {epoch: [cycle for cycle in timeline if cycle.epoch == epoch] for epoch in epoch_of.values()}
     for epoch, observed in groupby(run.observed_records(), key=lambda record: epoch_of.get(record["cycle"])):
@@ -91,14 +97,14 @@ def judge_run(run: RunDirectory, workloads: Mapping[str, Workload]) -> DataJudge
     return judging.done()
 
 
-def judge_latest(run: RunDirectory, workloads: Mapping[str, Workload]) -> DataJudgement:
-    """Judge the last observation of a run with the operations it covers; nothing if there is none.
+def judge_latest(run: RunDirectory, workloads: Mapping[str, Workload], *, loss_window_ns: int = 0) -> DataJudgement:
+    """Judge the last observation of a run's sitting with the operations it covers; nothing if there is none.
 
     WAL replay is left to `judge_run`, for it needs the server's whole journal.
     """
-    judging = _Judging(run, workloads, tuple(OF_LEDGER))
+    judging = _Judging(run, workloads, tuple(OF_LEDGER), loss_window_ns)
     record = last_record(run.observed)
-    if record is not None:
+    if record is not None and run.covers(record["t"]):
         timeline = _timeline(run.harness_records())
         epoch = next((cycle.epoch for cycle in timeline if cycle.cycle == record["cycle"]), None)
         first = cycle_of(record["observation"]["after"]) + 1
@@ -145,8 +151,11 @@ def file_span(path: Path) -> tuple[int, int | None]:
 class _Judging:
     """A judgement while it is being made, an epoch at a time."""
 
-    def __init__(self, run: RunDirectory, workloads: Mapping[str, Workload], oracles: tuple[str, ...]) -> None:
+    def __init__(
+        self, run: RunDirectory, workloads: Mapping[str, Workload], oracles: tuple[str, ...], loss_window_ns: int
+    ) -> None:
         self._workloads = workloads
+        self._loss_window_ns = loss_window_ns
         self._files = [(path, *file_span(path)) for path in run.history_files()]
         self._harness: list[Record] = []
         self._server: list[Record] = []
@@ -162,6 +171,8 @@ class _Judging:
         if not timeline:
             return
         history = self._history(timeline)
+        crashes = [(c.kill_ns, c.ready_ns or c.end_ns or _FOREVER) for c in timeline if c.kill_ns is not None]
+        losses = loss_window(crashes, self._loss_window_ns)
         judged: set[int] = set()
         for name in sorted({record["workload"] for record in observed}):
             workload = self._workloads[name]
@@ -180,6 +191,7 @@ class _Judging:
                     for record in observed
                     if record["workload"] == name
                 ],
+                losses,
             )
             judged.update(ledger.covered)
             for oracle, (_, judge) in OF_LEDGER.items():
@@ -191,7 +203,7 @@ class _Judging:
         if wal_replay.NAME in self._counts:
             numbers = {cycle.cycle for cycle in timeline}
             harness = [record for record in self._harness if record.get("cycle") in numbers]
-            replays = wal_replay.recoveries(harness, self._server, history)
+            replays = wal_replay.recoveries(harness, self._server, history, self._loss_window_ns)
             self._counts[wal_replay.NAME].append(wal_replay.judge(replays))
         self._cycles.update(count_cycles({c.cycle: c.kill_ns for c in timeline}, history, judged))
 
@@ -200,7 +212,7 @@ class _Judging:
         titles = {name: title for name, (title, _) in OF_LEDGER.items()}
         titles |= {wal_replay.NAME: wal_replay.TITLE, isolation.NAME: isolation.TITLE}
         results = tuple(add(counts).result(name, titles[name]) for name, counts in self._counts.items())
-        return DataJudgement(results, _sum(self._ledgers), self._cycles)
+        return DataJudgement(results, sum_ledgers(self._ledgers), self._cycles)
 
     def _history(self, timeline: Sequence[_Cycle]) -> History:
         numbers = {cycle.cycle for cycle in timeline}
@@ -250,6 +262,7 @@ def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
     """The cycles of a run in their order. The kill is the first fault that landed."""
     begun: dict[int, tuple[int, str | None, int]] = {}
     killed: dict[int, int] = {}
+    ready: dict[int, int] = {}
     ended: dict[int, int] = {}
     for record in harness:
         match record.get("ev"):
@@ -258,10 +271,12 @@ def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
                 begun[record["cycle"]] = (record.get("epoch", 0), workload, record["t"])
             case "fault" if record.get("outcome") != "missed":
                 killed.setdefault(record["cycle"], record["t"])
+            case "ready":
+                ready[record["cycle"]] = record["t"]
             case "cycle_end":
                 ended[record["cycle"]] = record["t"]
     return [
-        _Cycle(cycle, epoch, workload, begin_ns, ended.get(cycle), killed.get(cycle))
+        _Cycle(cycle, epoch, workload, begin_ns, ended.get(cycle), killed.get(cycle), ready.get(cycle))
         for cycle, (epoch, workload, begin_ns) in sorted(begun.items())
     ]
 
@@ -273,7 +288,9 @@ def _of_workload(history: History, timeline: Iterable[_Cycle], workload: str) ->
     return History(operations, history.contradictions, history.contradicted)
 
 
-def _sum(ledgers: Sequence[report.Ledger]) -> report.Ledger:
+def sum_ledgers(ledgers: Sequence[report.Ledger]) -> report.Ledger:
+    """The ledgers of several clusters as one."""
+
     def row(name: str) -> report.Fate:
         rows: list[report.Fate] = [getattr(ledger, name) for ledger in ledgers]
         return report.Fate(
@@ -282,7 +299,7 @@ def _sum(ledgers: Sequence[report.Ledger]) -> report.Ledger:
             torn=sum(fate.torn for fate in rows),
         )
 
-    return report.Ledger(ok=row("ok"), failed=row("failed"), unknown=row("unknown"))
+    return report.Ledger(ok=row("ok"), unflushed=row("unflushed"), failed=row("failed"), unknown=row("unknown"))
 
 
 def _whole(line: bytes) -> Record | None:

@@ -81,9 +81,9 @@ class Evidence:
 
     @classmethod
     def of(cls, run: RunDirectory) -> Evidence:
-        """Read a run directory. Raises RunDirectoryError."""
+        """Read a run directory, or one sitting of it. Raises RunDirectoryError."""
         return cls(
-            Account(read(run.kernel_events)),
+            Account(record for record in read(run.kernel_events) if run.covers(record.t)),
             server_records(run.server_records()),
             harness_records(run.harness_records()),
             (

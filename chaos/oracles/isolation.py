@@ -5,8 +5,9 @@ that depend on each other in a circle that is forbidden (G0, G1c, and for transa
 update, G-single, G-nonadjacent); of a knot the shortest cycle is told. `isolation_levels` has the table and the
 rule for mixed levels. Its trials are the transactions that depend on another one or on which another depends.
 
-It judges workloads that have lists. Nothing is held against a transaction whose outcome nobody knows: its reads
-are not known, and it counts as committed only where an element of its own is found.
+It judges workloads that have lists. Nothing is held against a transaction whose outcome nobody knows: its reads are
+not known, and it counts as committed only where an element of its own is found. Nor is what a transaction read
+that was acknowledged within the loss window of asynchronous commit: the crash may have taken what it saw.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+
+from msgspec import structs
 
 from chaos.oracles.isolation_cycles import Cycle, forbidden_cycles
 from chaos.oracles.isolation_dependencies import RW, WR, WW, Dependencies, Lists, Misread, depend, level_of
@@ -50,6 +53,11 @@ def judge(ledger: Ledger) -> Count | None:
             return None
         lists.update(observed)
         operations.update(judgement.operations)
+    if ledger.losses.crashes:
+        operations = {
+            id_: structs.replace(operation, read=None) if ledger.losses.crash_of(operation) else operation
+            for id_, operation in operations.items()
+        }
     found = examine(operations.values(), lists)
     return tell(stories(found), found.trials)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from chaos.oracles.loss_window import LossWindow
 from chaos.oracles.oracle import DETAILED, Failure, OracleResult
 from reports import verdict as report
 from reports.verdict import OracleStatus
@@ -135,10 +136,11 @@ class Ledger:
     An operation that only reads leaves no trace, so it has no entry; see `isolation` for what it saw.
     """
 
-    __slots__ = ("entries", "judgements", "workload")
+    __slots__ = ("entries", "judgements", "losses", "workload")
 
-    def __init__(self, workload: Workload, judgements: Sequence[Judgement]) -> None:
+    def __init__(self, workload: Workload, judgements: Sequence[Judgement], losses: LossWindow | None = None) -> None:
         self.workload = workload
+        self.losses = losses or LossWindow()
         self.judgements = tuple(judgements)
         self.entries: dict[int, Entry] = {}
         for judgement in judgements:
@@ -201,7 +203,8 @@ def totals(ledgers: Iterable[Ledger]) -> report.Ledger:
         for entry in ledger.entries.values():
             operation = entry.operation
             unanswered = "unknown" if operation.may_be_committed else "failed"
-            row = "ok" if operation.must_be_committed else unanswered
+            promised = "ok" if ledger.losses.crash_of(operation) is None else "unflushed"
+            row = promised if operation.must_be_committed else unanswered
             cells[row, entry.fate] = cells.get((row, entry.fate), 0) + 1
     rows = {
         row: report.Fate(
@@ -209,7 +212,7 @@ def totals(ledgers: Iterable[Ledger]) -> report.Ledger:
             absent=cells.get((row, Fate.ABSENT), 0),
             torn=cells.get((row, Fate.TORN), 0),
         )
-        for row in ("ok", "failed", "unknown")
+        for row in ("ok", "unflushed", "failed", "unknown")
     }
     return report.Ledger(**rows)
 

@@ -8,7 +8,8 @@ resolution of the evidence counts for the server: a failure is certain.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from chaos.oracles.evidence import Evidence
@@ -72,6 +73,29 @@ class OracleResult:
             Finding(oracle=self.name, message=failure.message, cycle=failure.cycle, evidence=failure.evidence)
             for failure in self.failures
         )
+
+
+def merge(results: Sequence[OracleResult]) -> OracleResult:
+    """One oracle's answers about several sittings of a run as one."""
+    first = results[0]
+    if len(results) == 1:
+        return first
+    trials, failed = sum(result.trials for result in results), sum(result.failed for result in results)
+    slacks = [result.worst_slack_ms for result in results if result.worst_slack_ms is not None]
+    durations = [result.longest_ms for result in results if result.longest_ms is not None]
+    return replace(
+        first,
+        status=OracleStatus.FAILED if failed else OracleStatus.HELD if trials else OracleStatus.NOT_JUDGED,
+        trials=trials,
+        failed=failed,
+        failures=tuple(failure for result in results for failure in result.failures)[:DETAILED],
+        unjudged=sum(result.unjudged for result in results),
+        reason="; ".join(dict.fromkeys(result.reason for result in results if result.reason)),
+        worst_slack_ms=min(slacks, default=None),
+        slack=next((result.slack for result in results if result.slack), ""),
+        longest_ms=max(durations, default=None),
+        longest=next((result.longest for result in results if result.longest), ""),
+    )
 
 
 class Oracle(Protocol):

@@ -121,21 +121,27 @@ def _lsn(position: int) -> str:
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:08X}"
 
 
-def recoveries(harness: Iterable[Record], server: Iterable[Record], history: History) -> Iterator[Recovery]:
+def recoveries(
+    harness: Iterable[Record], server: Iterable[Record], history: History, loss_window_ns: int = 0
+) -> Iterator[Recovery]:
     """The crash cycles of a run, from the harness's and the server's journals and the history.
 
     A cycle counts when the harness saw the server ready again in it. Of the server's journal `redo_begin`,
     `redo_end`, `ready`, `checkpoint_begin` and `checkpoint_end` are read; a server that journals no
-    checkpoints is taken to have made none between its recoveries.
+    checkpoints is taken to have made none between its recoveries. What was acknowledged within `loss_window_ns`
+    before the kill need not be in the log: it is not counted.
     """
     journal = sorted((record for record in server if record["ev"] in EVENTS), key=lambda record: record["t"])
     begun: dict[int, int] = {}
+    killed: dict[int, int] = {}
     ended: dict[int, int] = {}
     ready: set[int] = set()
     for record in harness:
         match record["ev"]:
             case "cycle_begin":
                 begun[record["cycle"]] = record["t"]
+            case "fault" if record.get("outcome") != "missed":
+                killed.setdefault(record["cycle"], record["t"])
             case "ready" if record["cycle"] in begun:
                 ready.add(record["cycle"])
             case "cycle_end":
@@ -149,10 +155,13 @@ def recoveries(harness: Iterable[Record], server: Iterable[Record], history: His
         end = ended.get(cycle)
         # Checkpoints count from the beginning of the run; redo only within the cycle.
         upto = journal if end is None else [record for record in journal if record["t"] <= end]
-        yield _recovery(cycle, upto, begun[cycle], by_cycle[cycle])
+        promised_ns = killed[cycle] - loss_window_ns if loss_window_ns and cycle in killed else None
+        yield _recovery(cycle, upto, begun[cycle], by_cycle[cycle], promised_ns)
 
 
-def _recovery(cycle: int, journal: list[Record], begin_ns: int, operations: list[Operation]) -> Recovery:
+def _recovery(
+    cycle: int, journal: list[Record], begin_ns: int, operations: list[Operation], promised_ns: int | None
+) -> Recovery:
     inside = [record for record in journal if record["t"] >= begin_ns]
     # Recovery began with the first redo, or, if the journal has none, was over with the first ready.
     first = next((r["t"] for r in inside if r["ev"] == "redo_begin"), None)
@@ -184,7 +193,7 @@ def _recovery(cycle: int, journal: list[Record], begin_ns: int, operations: list
         if operation.outcome is Outcome.OK
         and operation.kind != READ_KIND
         and operation.answered_ns is not None
-        and operation.answered_ns < first
+        and operation.answered_ns < (first if promised_ns is None else promised_ns)
         and since is not None
         and operation.invoked_ns > since
     ]

@@ -18,13 +18,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import supervisor
-from chaos.targets.process import ServerProcess, children_of, wait_ended
+from chaos.orphans import adopt_orphans
+from chaos.targets.process import ServerProcess, child_pids, children_of, wait_ended
 from chaos.witness.tracefs import PREFIX, instance_name, owner_lives
 from supervisor.postmaster.initdb import initialise
 
@@ -254,23 +256,29 @@ class BuiltinTarget:
     def kill(self) -> None:
         """SIGKILL the postmaster and everything that it forked; returns when they have ended.
 
-        It is stopped first, so that it forks nobody between the look at its children and its end.
+        Whom it forks between the look at its children and its end is adopted by this process, and found there: what
+        has become a child of this process meanwhile was the postmaster's. It is never stopped to look at it in peace:
+        if this process were killed just then, the stopped postmaster would never take the SIGQUIT of `--die-with`.
+        As it is, this may be cut off anywhere: the postmaster has that SIGQUIT coming until it is killed, and its
+        children the signal of its death from then on.
         """
         process = self._process
         if process is None:
             return
-        process.send_signal(signal.SIGSTOP)
-        if process.returncode is None:  # else it had ended, and has been reaped by now
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        children = children_of(process.pid)
+        adopt_orphans()
+        before = set(child_pids(os.getpid()))
+        servers = children_of(process.pid)
         process.kill()
-        for child in children:
-            child.signal(signal.SIGKILL)
         process.wait()
         self._process = None
-        wait_ended(children, deadline_s=STOP_DEADLINE_S)
-        for child in children:
-            child.close()
+        servers += [child for child in children_of(os.getpid()) if child.pid not in before]
+        for server in servers:
+            server.signal(signal.SIGKILL)
+        wait_ended(servers, deadline_s=STOP_DEADLINE_S)
+        for server in servers:
+            with suppress(ChildProcessError):  # the postmaster had reaped it
+                os.waitid(os.P_PIDFD, server.pidfd, os.WEXITED | os.WNOHANG)
+            server.close()
 
     def close(self) -> None:
         """Kill what still runs and remove the socket's directory."""

@@ -7,6 +7,8 @@ The startup process makes the region's contents true (`recovery.redo.recover`) b
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from supervisor.config import Settings
 from supervisor.engine.access import room
 from supervisor.engine.access.catalog import Catalog
@@ -25,6 +27,7 @@ from supervisor.engine.transam.snapmgr import Isolation, SnapshotManager
 from supervisor.engine.transam.snapshot import RunningTransactions
 from supervisor.engine.transam.transaction import Transaction
 from supervisor.engine.wal import insert as wal_module
+from supervisor.engine.wal.asynchronous import FlushEverything
 from supervisor.engine.wal.insert import Wal
 from supervisor.engine.wal.segment import Identity
 from supervisor.host import Host
@@ -65,11 +68,25 @@ def engine_init(region: Region, settings: Settings) -> None:
         initialise(region, settings)
 
 
+def _no_statement(procno: int) -> str:
+    return ""
+
+
 class Engine:
-    """One process's engine. `close` gives files back; the attachment is its owner's to detach."""
+    """One process's engine. `close` gives files back; the attachment is its owner's to detach.
+
+    `statement_of(procno)` says what another process runs, for the log's account of a deadlock.
+    """
 
     def __init__(
-        self, disk: Disk, attachment: Attachment, settings: Settings, identity: Identity, log: ServerLog
+        self,
+        disk: Disk,
+        attachment: Attachment,
+        settings: Settings,
+        identity: Identity,
+        log: ServerLog,
+        *,
+        statement_of: Callable[[int], str] = _no_statement,
     ) -> None:
         self.disk = disk
         self.attachment = attachment
@@ -78,11 +95,12 @@ class Engine:
         self.log = log
         self.host: Host = attachment.host
         self.wal = Wal(disk, attachment, settings, identity)
-        self.pool = BufferPool(disk, attachment, self.wal, settings)
+        before_data = self.wal if settings.synchronous_commit else FlushEverything(self.wal)
+        self.pool = BufferPool(disk, attachment, before_data, settings)
         self.running = RunningTransactions(attachment)
         self.snapshots = SnapshotManager(self.running)
         self.clog = CommitLog(self.pool, self.wal, self.running)
-        self.row_locks = RowLocks(attachment, self.running)
+        self.row_locks = RowLocks(attachment, self.running, statement_of)
         self.heap = Heap(attachment, self.pool, self.wal, self.clog, self.running, self.row_locks)
         self.catalog = Catalog(self.pool, self.wal)
         self.transaction = Transaction(attachment, self.wal, self.clog, self.running)
@@ -98,12 +116,18 @@ class Engine:
             self.transaction,
         )
 
+    def use(self, settings: Settings) -> None:
+        """Go by other settings from now on: those of a reload, which differ only in what a reload may change."""
+        self.settings = settings
+        self.wal.use(settings)
+        self.row_locks.use(settings)
+
     def begin(self, isolation: Isolation) -> None:
         """Begin a transaction of several statements; one of a single statement needs no beginning."""
         self.snapshots.begin(isolation)
 
     def commit(self) -> None:
-        """End the transaction durably."""
+        """End the transaction, durably unless `synchronous_commit` is off."""
         self.transaction.commit()
         self.tables.end_transaction()
         self.snapshots.end()

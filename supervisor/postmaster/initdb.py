@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 from supervisor.config import Settings, sample_file
+from supervisor.config_file import NAME as CONFIG_FILE
 from supervisor.engine.disk.posix import PosixDisk
 from supervisor.engine.recovery.cluster import initialise_cluster
 from supervisor.errors import Panic, StartupError
 from supervisor.host import SoloHost
-from supervisor.postmaster.start import CONFIG_FILE
 
 SEGMENT_SIZES = tuple(megabytes * 1024**2 for megabytes in (1, 2, 4, 8, 16))
 DEFAULT_SEGMENT_SIZE = 16 * 1024**2

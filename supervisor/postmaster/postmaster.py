@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from supervisor.config import Settings
-from supervisor.engine.engine import engine_areas, engine_init
+from supervisor.config_file import ConfigFile
 from supervisor.engine.recovery.control import ControlData
 from supervisor.errors import ServerError
 from supervisor.host import ProcessHost
@@ -30,14 +30,14 @@ from supervisor.postmaster import events as ev
 from supervisor.postmaster.children import Children, PostmasterChild, SlotPools, pool_sizes
 from supervisor.postmaster.launch import fork_child
 from supervisor.postmaster.lockfile import LockFile, Status
+from supervisor.postmaster.memory import make_region
 from supervisor.postmaster.sockets import ListeningSocket
-from supervisor.postmaster.states import connection_answer, initial_state, step
+from supervisor.postmaster.states import connection_answer, initial_state, reload_honoured, step
 from supervisor.postmaster.values import SIGKILL_CHILDREN_AFTER_S, CanAccept, PMState, Shutdown, State, Stopwatch
 from supervisor.processes.child import Birth
 from supervisor.processes.dead_end import refusal
-from supervisor.roles import Role
+from supervisor.roles import CHILD_ROLES, Role
 from supervisor.shmem import activity, pmsignal
-from supervisor.shmem.region import Region
 
 TOUCH_SOCKETS_S = 58 * 60
 RETRY_FORK_S = 1
@@ -73,6 +73,7 @@ class Equipment:
     """What the postmaster is started with; made and checked by `supervisor.postmaster.start`."""
 
     settings: Settings
+    config_file: ConfigFile
     data_directory: Path
     read_control: Callable[[], ControlData]
     log: ServerLog
@@ -99,7 +100,8 @@ class Postmaster:
         self._forked: dict[Role, int] = {}  # per role in this generation
         self._generation = 0
         self._death_pipe, self._death_pipe_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._pending_shutdown = Shutdown.NONE
+        self._shutdowns: set[Shutdown] = set()  # asked for and not yet told
+        self._pending_reload = False
         self._stopwatch_ns: int | None = None
         self._fork_failed = False
         self._clients_first = False  # the last pass made the server ready and left the machine to be advanced
@@ -113,22 +115,22 @@ class Postmaster:
         """Serve until the state machine says exit; returns the exit status."""
         self._install_handlers()
         self._tell(ev.Initialised())
-        lock_check_s = self._settings.lock_file_check_interval / 1000
-        next_lock_check = time.monotonic() + lock_check_s
+        last_lock_check = time.monotonic()
         next_touch = time.monotonic() + TOUCH_SOCKETS_S
         while self._exit_code is None:
             listening = self._equipment.listening.socket.fileno()
             began_in = self._state.pm_state
             self._host.wait(None, self._sleep_ms(), (listening,) if self._state.accepting else ())
             self._tell_shutdown_request()
+            self._reload_if_asked()
             self._reap()
             self._tell_messages()
             if self._state.accepting and self._exit_code is None:
                 self._accept()
             self._tell_stopwatch()
             now = time.monotonic()
-            if now >= next_lock_check:
-                next_lock_check = now + lock_check_s
+            if now >= last_lock_check + self._settings.lock_file_check_interval / 1000:
+                last_lock_check = now
                 if not self._equipment.lock_file.still_ours(self._log):
                     self._tell(ev.LockFileInvalid())
             if now >= next_touch:
@@ -161,19 +163,40 @@ class Postmaster:
         """Every handler only sets a flag; the C-level one has already written to the wakeup descriptor."""
         for number in _SHUTDOWN_SIGNALS:
             signal.signal(number, self._note_shutdown)
-        for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(signal.SIGHUP, self._note_reload)
+        for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, _only_wake)
         for number in (signal.SIGALRM, signal.SIGPIPE, signal.SIGTTIN, signal.SIGTTOU, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _note_shutdown(self, number: int, frame: FrameType | None) -> None:
-        self._pending_shutdown = max(self._pending_shutdown, _SHUTDOWN_SIGNALS[signal.Signals(number)])
+        self._shutdowns.add(_SHUTDOWN_SIGNALS[signal.Signals(number)])
+
+    def _note_reload(self, number: int, frame: FrameType | None) -> None:
+        self._pending_reload = True
+
+    def _reload_if_asked(self) -> None:
+        """Read the settings anew and have the children do the same (`process_pm_reload_request`)."""
+        if not self._pending_reload:
+            return
+        # Cleared before the file is read: a signal that comes from now on asks for another look at it.
+        self._pending_reload = False
+        if self._exit_code is not None or not reload_honoured(self._state):
+            return
+        self._log.log(Level.LOG, "received SIGHUP, reloading configuration files")
+        restarted = self._settings.restart_after_crash
+        self._settings = self._equipment.config_file.reload(self._settings, self._log, Level.LOG)
+        if self._settings.restart_after_crash is not restarted:
+            self._tell(ev.RestartAfterCrashChanged(self._settings.restart_after_crash))
+        # Not to dead-end children: nothing that they do depends on a setting any more.
+        self._signal(signal.SIGHUP, frozenset(CHILD_ROLES) - {Role.DEAD_END})
 
     def _tell_shutdown_request(self) -> None:
-        mode = self._pending_shutdown
-        if mode is not Shutdown.NONE:
-            self._pending_shutdown = Shutdown.NONE
+        if self._shutdowns:
+            mode = max(self._shutdowns)
+            # With it go the weaker ones; a stronger one that comes just now stays.
+            self._shutdowns.difference_update([other for other in Shutdown if other <= mode])
             self._tell(ev.ShutdownRequested(mode))
 
     def _tell_messages(self) -> None:
@@ -260,6 +283,7 @@ class Postmaster:
             slot=slot,
             nth=nth,
             settings=self._settings,
+            config_file=equipment.config_file,
             data_directory=str(equipment.data_directory),
             region=self._region,
             control=self._control,
@@ -393,14 +417,6 @@ def exit_line(name: str, pid: int, status: int) -> str:
         number = os.WTERMSIG(status)
         return f"{name} (PID {pid}) was terminated by signal {number}: {signal.strsignal(number)}"
     return f"{name} (PID {pid}) exited with unrecognized status {status}"
-
-
-def make_region(settings: Settings, generation: int) -> Region:
-    """A new generation of shared memory with every subsystem's part made ready."""
-    areas = pmsignal.shmem_areas(settings) + activity.shmem_areas(settings) + engine_areas(settings)
-    region = Region.create(areas, name=f"crashbed:{settings.run_name}:gen{generation}", generation=generation)
-    engine_init(region, settings)
-    return region
 
 
 def _only_wake(number: int, frame: FrameType | None) -> None:

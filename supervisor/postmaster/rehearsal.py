@@ -16,12 +16,14 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 from supervisor.config import Settings
+from supervisor.config_file import ConfigFile
 from supervisor.engine.disk.disk import Disk
 from supervisor.engine.disk.memory import MemoryDisk
-from supervisor.engine.engine import Engine, engine_areas, engine_init
+from supervisor.engine.engine import Engine
 from supervisor.engine.recovery.checkpoint import CheckpointFlags, CheckpointRequests
 from supervisor.engine.recovery.cluster import VERSION_FILE, initialise_cluster
 from supervisor.engine.recovery.control import read_control
@@ -29,6 +31,7 @@ from supervisor.engine.recovery.redo import recover
 from supervisor.engine.wal.lsn import WAL_DIRECTORY
 from supervisor.host import ProcessHost, SoloHost
 from supervisor.log import Journal, Level, ServerLog
+from supervisor.postmaster.memory import make_region
 from supervisor.processes import backend, dead_end
 from supervisor.processes.checkpointer import Checkpointer
 from supervisor.processes.child import (
@@ -40,17 +43,18 @@ from supervisor.processes.child import (
 )
 from supervisor.processes.interrupts import Interrupts
 from supervisor.processes.last_words import QuickDie
-from supervisor.processes.startup_packet import read_startup
+from supervisor.processes.startup_packet import Startup, read_startup
 from supervisor.roles import Role
 from supervisor.session.session import Session
 from supervisor.shmem import activity, pmsignal
+from supervisor.shmem.cancel_keys import CancelKeys
 from supervisor.shmem.region import Region
 from supervisor.sql.procedures import Procedure, ProcedureContext
 from supervisor.wire.connection import Connection
 
 ROUNDS = 12
 _SEGMENT_BYTES = 1 << 20
-_SETTINGS = Settings().replace(shared_buffers=64 * 8192, wal_buffers=1 << 18, max_connections=4)
+_SETTINGS = Settings().replace(shared_buffers=64 * 8192, wal_buffers=1 << 18, max_connections=4, run_name="rehearsal")
 _TABLE = "rehearsal"
 _ROWS = 4
 
@@ -97,9 +101,7 @@ class Rehearsal:
         initialise_cluster(self._disk, _SETTINGS, system_identifier=1, segment_size=_SEGMENT_BYTES, host=self._host)
         for number in range(rounds):
             self._begin()
-            areas = pmsignal.shmem_areas(_SETTINGS) + activity.shmem_areas(_SETTINGS) + engine_areas(_SETTINGS)
-            region = Region.create(areas, name="crashbed:rehearsal")
-            engine_init(region, _SETTINGS)
+            region = make_region(_SETTINGS, generation=0)
             self._recover(region)
             self._serve(region, number)
             self._refuse(region)
@@ -134,7 +136,7 @@ class Rehearsal:
             startup = read_startup(connection, self._host, _SETTINGS, self._log)
             with self._engine(child) as engine:
                 connection.latch = engine.attachment.latch
-                if startup is not None:
+                if isinstance(startup, Startup):
                     quick_die = QuickDie(connection, child.pmsignal, self._log)
                     backend.converse(child, connection, startup, Interrupts(), engine, on_greeted=quick_die.speak)
                 engine.abort()
@@ -147,7 +149,7 @@ class Rehearsal:
     def _checkpoint(self, region: Region) -> None:
         child = self._child(region, Role.CHECKPOINTER)
         with self._engine(child) as engine:
-            checkpointer = Checkpointer(child, engine)
+            checkpointer = Checkpointer(child, engine, obey=lambda: False)
             engine.wal.write_background()
             engine.pool.background_write(1)
             CheckpointRequests(engine.attachment).request(CheckpointFlags.FAST | CheckpointFlags.FORCE)
@@ -158,6 +160,7 @@ class Rehearsal:
             role=role,
             slot=1,
             settings=_SETTINGS,
+            config_file=ConfigFile(Path(os.devnull)),
             region=region,
             control=read_control(self._disk),
             host=self._host,
@@ -166,6 +169,7 @@ class Rehearsal:
             disk=self._disk,
             pmsignal=pmsignal.PMSignal(region),
             activity=activity.Activity(region, _SETTINGS),
+            cancel_keys=CancelKeys(region, _SETTINGS),
             procedures=self._procedures,
             postmaster=0,
         )

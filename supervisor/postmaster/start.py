@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 from supervisor import SERVER_VERSION
-from supervisor.config import Settings, make_settings, parse_file, parse_options
+from supervisor.config import Settings
+from supervisor.config_file import NAME as CONFIG_FILE
+from supervisor.config_file import ConfigFile
 from supervisor.engine.disk.posix import PosixDisk
 from supervisor.engine.recovery.cluster import check_version
 from supervisor.engine.recovery.control import read_control
@@ -30,24 +32,6 @@ from supervisor.roles import Role
 from supervisor.shmem import lwlock
 from supervisor.sql.procedures import preload
 
-CONFIG_FILE = "postgresql.conf"
-
-
-def read_settings(directory: Path, options: list[str]) -> Settings:
-    """postgresql.conf, then the options, which win; raises StartupError."""
-    path = directory / CONFIG_FILE
-    try:
-        values = parse_file(path.read_text(errors="surrogateescape"), str(path))
-    except FileNotFoundError:
-        values = {}
-    except OSError as error:
-        raise StartupError(
-            f'could not read "{path}": {error.strerror}',
-            hint="It must be a file that the server's user can read; without one, all settings have their defaults.",
-            exit_code=2,
-        ) from error
-    return make_settings(values | parse_options(options))
-
 
 def start_postmaster(directory: Path, options: list[str], *, die_with: int | None = None) -> int:
     """Run a postmaster to its end; returns its exit status. Raises StartupError before it serves."""
@@ -61,10 +45,12 @@ def start_postmaster(directory: Path, options: list[str], *, die_with: int | Non
             )
     directory = directory.absolute()
     data_directory.check(directory)
-    settings = read_settings(directory, options)
+    config_file = ConfigFile(directory / CONFIG_FILE, tuple(options))
+    settings = config_file.read()
     os.umask(0o077)
     os.chdir(directory)
-    log = ServerLog(minimum=Level[settings.log_min_messages.upper()])
+    log = ServerLog()
+    log.set_minimum(settings.log_min_messages)
     lwlock.check_platform()
 
     pid_file = directory / lockfile.NAME
@@ -81,7 +67,7 @@ def start_postmaster(directory: Path, options: list[str], *, die_with: int | Non
     interlock = data_directory.interlock(directory)
     lock_file = lockfile.create(pid_file, contents, use)
     try:
-        code = _serve(directory, settings, log, lock_file)
+        code = _serve(directory, settings, config_file, log, lock_file)
     finally:
         lock_file.remove()
     log.log(Level.LOG, "database system is shut down")
@@ -90,7 +76,9 @@ def start_postmaster(directory: Path, options: list[str], *, die_with: int | Non
     return code
 
 
-def _serve(directory: Path, settings: Settings, log: ServerLog, lock_file: lockfile.LockFile) -> int:
+def _serve(
+    directory: Path, settings: Settings, config_file: ConfigFile, log: ServerLog, lock_file: lockfile.LockFile
+) -> int:
     """Check and open what is left, with the data directory ours, and run until told to stop."""
     host = ProcessHost()
     disk = PosixDisk(str(directory), host)
@@ -114,6 +102,7 @@ def _serve(directory: Path, settings: Settings, log: ServerLog, lock_file: lockf
         postmaster = Postmaster(
             Equipment(
                 settings=settings,
+                config_file=config_file,
                 data_directory=directory,
                 read_control=lambda: read_control(disk),
                 log=log,

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from supervisor.config import Settings
 from supervisor.engine.engine import Engine
 from supervisor.errors import ServerError
 from supervisor.log import Level
@@ -37,6 +38,14 @@ class Requests:
         """Whether the signal came."""
         return number in self._came
 
+    def take(self, number: signal.Signals) -> bool:
+        """Whether the signal came since the last call."""
+        if number not in self._came:
+            return False
+        # Only where it was seen: one that comes in between must not be cleared unread.
+        self._came.discard(number)
+        return True
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._came.add(number)
         if self.latch is not None:
@@ -48,14 +57,15 @@ def attach(child: Child) -> Engine:
     return Engine(child.disk, child.attach(), child.settings, child.control, child.log)
 
 
-def run_rounds(child: Child, work: Callable[[Engine], object], round_ms: int) -> int:
-    """Do `work` every `round_ms`, or when the latch is set, until SIGTERM; returns the exit status.
+def run_rounds(child: Child, work: Callable[[Engine], object], round_ms: Callable[[Settings], int]) -> int:
+    """Do `work` every `round_ms`, or when the latch is set, until SIGTERM; returns the exit status. SIGHUP has the
+    settings read again between two rounds.
 
     The first round is waited out before anything is built: there is nothing to write yet when a generation begins, and
     those who recover, and the first clients, want the processor.
     """
-    requests = Requests(signal.SIGTERM)
-    deadline_ns = child.host.now_ns() + round_ms * 1_000_000
+    requests = Requests(signal.SIGTERM, signal.SIGHUP)
+    deadline_ns = child.host.now_ns() + round_ms(child.settings) * 1_000_000
     while not requests.came(signal.SIGTERM) and (left_ns := deadline_ns - child.host.now_ns()) > 0:
         child.host.wait(None, left_ns // 1_000_000 + 1)
     if requests.came(signal.SIGTERM):
@@ -64,7 +74,9 @@ def run_rounds(child: Child, work: Callable[[Engine], object], round_ms: int) ->
     requests.latch = latch = engine.attachment.latch
     while not requests.came(signal.SIGTERM):
         latch.clear()
-        pause_ms = attempt(child, engine, lambda: work(engine), round_ms)
+        if requests.take(signal.SIGHUP):
+            engine.use(child.reload())
+        pause_ms = attempt(child, engine, lambda: work(engine), round_ms(child.settings))
         if not requests.came(signal.SIGTERM):
             child.host.wait(latch, pause_ms)
     engine.close()

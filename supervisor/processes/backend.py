@@ -18,6 +18,7 @@ from supervisor.engine.engine import Engine
 from supervisor.engine.recovery.checkpoint import CheckpointFlags, CheckpointRequests
 from supervisor.errors import ServerError, SessionFatal
 from supervisor.log import Level, ServerLog
+from supervisor.processes.cancel_request import send_cancel_request
 from supervisor.processes.child import EXIT_FATAL, EXIT_ORDERLY, Child, unblock_signals
 from supervisor.processes.command_loop import CommandLoop
 from supervisor.processes.interrupts import Interrupts
@@ -25,12 +26,13 @@ from supervisor.processes.last_words import QuickDie
 from supervisor.processes.parameters import UNREPORTED, session_parameters
 from supervisor.processes.startup_packet import Startup, read_startup
 from supervisor.session.session import Session
+from supervisor.shmem.cancel_keys import KEY_BYTES
 from supervisor.sql.execute import Executor
 from supervisor.sql.procedures import ProcedureContext
 from supervisor.wire import codec
 from supervisor.wire.connection import Connection, DeadlineExpired
+from supervisor.wire.messages import CancelRequest
 
-_CANCEL_KEY_BYTES: Final = 4
 _CHECKPOINT_NOW: Final = CheckpointFlags.FAST | CheckpointFlags.FORCE | CheckpointFlags.WAIT
 
 
@@ -38,6 +40,8 @@ def main(child: Child) -> int:
     """Serves the client of `child.socket`; the exit status."""
     if child.socket is None:
         raise AssertionError("a backend has a connection")
+    interrupts = Interrupts()
+    signal.signal(signal.SIGHUP, interrupts.on_reload)
     unblock_signals()
     connection = Connection(child.socket, child.host)
     try:
@@ -49,7 +53,9 @@ def main(child: Child) -> int:
         return EXIT_FATAL
     if startup is None:
         return EXIT_ORDERLY
-    interrupts = Interrupts()
+    if isinstance(startup, CancelRequest):
+        send_cancel_request(startup, child.cancel_keys, child.log)
+        return EXIT_ORDERLY
     child.host.interrupts = interrupts.check
     # Before the slot is active: from there on the plain `_exit(1)` of SIGTERM would be a crash.
     signal.signal(signal.SIGTERM, interrupts.on_terminate)
@@ -64,7 +70,15 @@ def _be_active(child: Child, connection: Connection, startup: Startup, interrupt
     try:
         attachment = child.attach()
         connection.latch = attachment.latch
-        engine = Engine(child.disk, attachment, child.settings, child.control, child.log)
+        slots = attachment.procs.slot
+        engine = Engine(
+            child.disk,
+            attachment,
+            child.settings,
+            child.control,
+            child.log,
+            statement_of=lambda procno: child.activity.read(attachment.region.q[slots + procno]),
+        )
         converse(
             child,
             connection,
@@ -103,12 +117,20 @@ def converse(
     """Greets the client and talks with it until it leaves."""
     attachment, session = engine.attachment, Session(engine)
     parameters = session_parameters(startup)
-    _greet(connection, attachment.pid, parameters)
+    key = os.urandom(KEY_BYTES)
+    child.cancel_keys.register(child.slot, attachment.pid, key)
+    _greet(connection, parameters, codec.backend_key_data(attachment.pid, key))
     on_greeted()
     requests = CheckpointRequests(attachment)
 
     def report_activity(text: str) -> None:
         child.activity.report(child.slot, text)
+
+    def show(name: str) -> str:
+        return child.settings.show(name)  # those of now: a reload makes new ones
+
+    def reload() -> None:
+        engine.use(child.reload())
 
     executor = Executor(
         session=session,
@@ -122,19 +144,19 @@ def converse(
             report_activity=report_activity,
         ),
         parameters={**parameters, **UNREPORTED},
-        show=child.settings.show,
+        show=show,
         names=child.settings.names,
         checkpoint=lambda: requests.request(_CHECKPOINT_NOW),
     )
-    CommandLoop(connection, executor, child.procedures, interrupts, child.log, report_activity).run()
+    CommandLoop(connection, executor, child.procedures, interrupts, child.log, report_activity, reload).run()
 
 
-def _greet(connection: Connection, pid: int, parameters: dict[str, str]) -> None:
+def _greet(connection: Connection, parameters: dict[str, str], key_data: bytes) -> None:
     """Everybody is trusted; the settings that clients keep track of; what a cancel request must repeat."""
     connection.send(codec.AUTHENTICATION_OK)
     for name, value in parameters.items():
         connection.send(codec.parameter_status(name, value))
-    connection.send(codec.backend_key_data(pid, os.urandom(_CANCEL_KEY_BYTES)))
+    connection.send(key_data)
     connection.flush()
 
 

@@ -11,5 +11,5 @@ def main(child: Child) -> int:
     return run_rounds(
         child,
         lambda engine: engine.pool.background_write(child.settings.bgwriter_lru_maxpages),
-        child.settings.bgwriter_delay,
+        lambda settings: settings.bgwriter_delay,
     )

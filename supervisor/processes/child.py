@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from supervisor.config import Settings
+from supervisor.config_file import ConfigFile
 from supervisor.engine.disk.disk import Disk
 from supervisor.engine.disk.posix import PosixDisk
 from supervisor.engine.recovery.control import ControlData
@@ -38,6 +39,7 @@ from supervisor.points import PointMap
 from supervisor.roles import Role
 from supervisor.shmem.activity import Activity
 from supervisor.shmem.attachment import Attachment, attach
+from supervisor.shmem.cancel_keys import CancelKeys
 from supervisor.shmem.pmsignal import PMSignal
 from supervisor.shmem.region import Region
 
@@ -65,6 +67,7 @@ class Birth:
     slot: int  # 1-based; 0 for a dead-end child, which has none
     nth: int  # the how-manieth of its role in this generation, from 1
     settings: Settings
+    config_file: ConfigFile
     data_directory: str
     region: Region
     control: ControlData
@@ -86,6 +89,7 @@ class Child:
     role: Role
     slot: int
     settings: Settings
+    config_file: ConfigFile
     region: Region
     control: ControlData
     host: ProcessHost | SoloHost  # alone it is in the rehearsal only
@@ -94,6 +98,7 @@ class Child:
     disk: Disk
     pmsignal: PMSignal
     activity: Activity
+    cancel_keys: CancelKeys
     procedures: Mapping[str, Any]
     postmaster: int
     socket: socket.socket | None = None
@@ -106,11 +111,17 @@ class Child:
         self.attachment = attach(self.region, self.host, self.settings, self.role, self.slot)
         return self.attachment
 
+    def reload(self) -> Settings:
+        """Read the settings anew, as SIGHUP asks, and return them. What is wrong there the postmaster has said aloud."""
+        self.settings = self.config_file.reload(self.settings, self.log, Level.DEBUG2)
+        return self.settings
+
     def detach(self) -> None:
         """Give back what `attach` took: the last thing an orderly exit does with shared memory."""
         if self.attachment is not None:
             self.attachment.detach()
             self.attachment = None
+        self.cancel_keys.forget(self.slot)
         self.pmsignal.mark_inactive(self.slot)
 
 
@@ -171,6 +182,7 @@ def _begin(birth: Birth) -> Child:
         role=birth.role,
         slot=birth.slot,
         settings=birth.settings,
+        config_file=birth.config_file,
         region=birth.region,
         control=birth.control,
         host=host,
@@ -179,6 +191,7 @@ def _begin(birth: Birth) -> Child:
         disk=PosixDisk(birth.data_directory, host),
         pmsignal=PMSignal(birth.region),
         activity=Activity(birth.region, birth.settings),
+        cancel_keys=CancelKeys(birth.region, birth.settings),
         procedures=birth.procedures,
         postmaster=os.getppid(),
         socket=birth.socket,
@@ -200,7 +213,7 @@ def install_default_handlers() -> None:
     Every disposition is set: a server started in the background inherits SIGINT ignored.
     """
     handle = _signal.signal
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGALRM, signal.SIGPIPE, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGALRM, signal.SIGPIPE, signal.SIGUSR2):
         handle(number, _IGNORE)
     for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGXFSZ):
         handle(number, _IGNORE)
@@ -208,8 +221,9 @@ def install_default_handlers() -> None:
     handle(signal.SIGABRT, _DEFAULT)
     handle(signal.SIGQUIT, quick_exit)
     handle(signal.SIGTERM, exit_at_once)
-    # These three only end a wait: the wait's caller looks at what they are about.
-    for number in (signal.SIGUSR1, signal.SIGURG, signal.SIGPWR):
+    # These only end a wait: the wait's caller looks at what they are about. SIGHUP is among them because to ignore it
+    # would drop one that came since the fork, and the role is owed that.
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGURG, signal.SIGPWR):
         handle(number, _only_wake)
 
 

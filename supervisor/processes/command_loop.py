@@ -46,6 +46,7 @@ class CommandLoop:
         interrupts: Interrupts,
         log: ServerLog,
         report_activity: Callable[[str], None],
+        reload: Callable[[], object],
     ) -> None:
         self._connection = connection
         self._executor = executor
@@ -53,6 +54,7 @@ class CommandLoop:
         self._interrupts = interrupts
         self._log = log
         self._report_activity = report_activity
+        self._reload = reload
         self._host: Host = executor.host
         self._skipping = False
         self._text = ""
@@ -74,6 +76,9 @@ class CommandLoop:
                 level = Level.LOG if self._connection.unread else Level.DEBUG1
                 self._log.log(level, "unexpected EOF on client connection")
                 return
+            if self._interrupts.take_reload():
+                # Never in the midst of a statement: one that began with some settings ends with them.
+                self._reload()
             kind, body = message
             if self._skipping and kind not in b"SX":
                 ready = False

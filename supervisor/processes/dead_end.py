@@ -1,8 +1,9 @@
 """The child that only says no: reads a startup packet, answers one FATAL, exits.
 
 Forked for a connection that the postmaster does not accept now (specification 3.4), so that the postmaster itself
-never waits for a client and never writes to one. It has no slot and no PGPROC and never touches shared memory; it
-counts all the same, because it maps it. Who says nothing is ended by authentication_timeout.
+never waits for a client and never writes to one. It has no slot and no PGPROC, and of shared memory it only reads the
+keys of cancel requests, which are honoured in every state; it counts all the same, because it maps it. Who says nothing
+is ended by authentication_timeout.
 
 SIGTERM and SIGQUIT stay what every child begins with: `_exit(1)` and `_exit(2)`, silently.
 """
@@ -13,10 +14,12 @@ import socket
 from typing import Final
 
 from supervisor.errors import CANNOT_CONNECT_NOW, TOO_MANY_CONNECTIONS, ServerError, SessionFatal
+from supervisor.processes.cancel_request import send_cancel_request
 from supervisor.processes.child import EXIT_FATAL, EXIT_ORDERLY, Child, unblock_signals
 from supervisor.processes.startup_packet import read_startup
 from supervisor.wire import codec
 from supervisor.wire.connection import Connection, DeadlineExpired
+from supervisor.wire.messages import CancelRequest
 
 _TEXTS: Final = {
     "STARTUP": "the database system is starting up",
@@ -56,7 +59,11 @@ def refuse(child: Child, client: socket.socket, answer: ServerError) -> int:
     """The conversation; the exit status."""
     connection = Connection(client, child.host)
     try:
-        if read_startup(connection, child.host, child.settings, child.log) is None:
+        startup = read_startup(connection, child.host, child.settings, child.log)
+        if startup is None:
+            return EXIT_ORDERLY
+        if isinstance(startup, CancelRequest):
+            send_cancel_request(startup, child.cancel_keys, child.log)
             return EXIT_ORDERLY
     except DeadlineExpired:
         return EXIT_FATAL

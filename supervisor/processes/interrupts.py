@@ -2,7 +2,10 @@
 
 Handlers only set flags; `check`, which the engine reaches through `Host.check_interrupts` wherever nothing is half
 done, turns a flag into an exception. To die beats to cancel. A cancel that comes while no statement runs is forgotten:
-it was meant for the one before.
+it was meant for the one before. A reload waits for the next command.
+
+A commit looks at nothing between its record and its client's answer: a cancel that comes in its wait for the flush is
+obeyed at the first place behind it, when the transaction has committed.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ class Interrupts:
         self._cancel = False
         self._running = False
         self._held = False
+        self._reload = False
 
     def on_terminate(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM's handler: end the session at the next safe place."""
@@ -28,6 +32,18 @@ class Interrupts:
     def on_cancel(self, number: int, frame: FrameType | None) -> None:
         """SIGINT's handler: end the statement at the next safe place."""
         self._cancel = True
+
+    def on_reload(self, number: int, frame: FrameType | None) -> None:
+        """SIGHUP's handler: read the settings again before the next command."""
+        self._reload = True
+
+    def take_reload(self) -> bool:
+        """Whether SIGHUP came since the last call."""
+        if not self._reload:
+            return False
+        # Only where it was seen: one that comes in between must not be cleared unread.
+        self._reload = False
+        return True
 
     def begin_statement(self) -> None:
         """From here on a cancel is meant for this statement."""

@@ -25,17 +25,27 @@ def main(child: Child) -> int:
     """Recover the cluster; returns the exit status."""
     # Redo makes millions of short-lived objects and no cycles.
     gc.disable()
-    stop = False
+    stop = reload = False
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
         nonlocal stop
         stop = True
 
+    def on_reload(number: int, frame: FrameType | None) -> None:
+        nonlocal reload
+        reload = True
+
     def check() -> None:
+        nonlocal reload
+        if reload:
+            reload = False
+            # What recovery goes by cannot change; how much the log is told can.
+            child.reload()
         if stop:
             raise SessionFatal("terminating startup process due to administrator command", sqlstate=ADMIN_SHUTDOWN)
 
     signal.signal(signal.SIGTERM, on_terminate)
+    signal.signal(signal.SIGHUP, on_reload)
     child.host.interrupts = check
     unblock_signals()
     attachment = child.attach()

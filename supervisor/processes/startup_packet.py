@@ -42,20 +42,22 @@ class Startup:
     options: tuple[tuple[str, str], ...]
 
 
-def read_startup(connection: Connection, host: Host, settings: Settings, log: ServerLog) -> Startup | None:
-    """Reads packets until the client has said who it is; None when there is nobody to serve.
+def read_startup(
+    connection: Connection, host: Host, settings: Settings, log: ServerLog
+) -> Startup | CancelRequest | None:
+    """Reads packets until the client has said who it is, or whom it wants to cancel; None when there is nobody.
 
-    None stands for a client that went away, one that only came to cancel, and a packet that cannot be read, which
-    are logged where PostgreSQL logs them. Raises DeadlineExpired when authentication_timeout is over, and
-    SessionFatal for a request that deserves an answer (0A000, 28000, 57P01).
+    None stands for a client that went away and a packet that cannot be read, which are logged where PostgreSQL logs
+    them. Raises DeadlineExpired when authentication_timeout is over, and SessionFatal for a request that deserves an
+    answer (0A000, 28000, 57P01).
     """
     connection.deadline_ns = host.now_ns() + settings.authentication_timeout * 1_000_000_000
     message = _first_message(connection, log)
     connection.deadline_ns = None
-    return None if message is None else _startup(connection, message)
+    return _startup(connection, message) if isinstance(message, StartupMessage) else message
 
 
-def _first_message(connection: Connection, log: ServerLog) -> StartupMessage | None:
+def _first_message(connection: Connection, log: ServerLog) -> StartupMessage | CancelRequest | None:
     # Each kind of encryption may be asked for once, in either order: a client that repeats itself is not
     # speaking the protocol, and answering it for ever would be a loop that the client controls.
     refused: set[type[SSLRequest] | type[GSSENCRequest]] = set()
@@ -73,11 +75,8 @@ def _first_message(connection: Connection, log: ServerLog) -> StartupMessage | N
             # Whoever sends this may not speak the protocol at all: the log is told, the client is not.
             log.error(error, Level.LOG)
             return None
-        if isinstance(message, StartupMessage):
+        if isinstance(message, StartupMessage | CancelRequest):
             return message
-        if isinstance(message, CancelRequest):
-            log.log(Level.DEBUG1, f"cancel request for process {message.pid} not acted upon")
-            return None
         if type(message) in refused:
             code = SSL_REQUEST_CODE if isinstance(message, SSLRequest) else GSSENC_REQUEST_CODE
             raise _unsupported_version(code)

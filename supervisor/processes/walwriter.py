@@ -8,4 +8,4 @@ from supervisor.processes.child import Child
 
 def main(child: Child) -> int:
     """Serve until SIGTERM; returns the exit status."""
-    return run_rounds(child, lambda engine: engine.wal.write_background(), child.settings.wal_writer_delay)
+    return run_rounds(child, lambda engine: engine.wal.write_background(), lambda settings: settings.wal_writer_delay)

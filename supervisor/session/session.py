@@ -11,8 +11,8 @@ Outside `begin`/`commit` each call is a transaction of its own, READ COMMITTED. 
 and leaves the session in a failed transaction: every call but `commit` and `rollback` is then refused with 25P02,
 and `commit` ends it as a rollback (as PostgreSQL does).
 
-Rows must be locked in table and key order by all transactions: there is no deadlock detection yet, two
-transactions that wait for each other wait until `lock_timeout`, and without one for ever.
+Rows may be locked in any order. Of transactions that wait for each other in a circle one is refused with 40P01 after
+`deadlock_timeout` and is to be tried again; locking in table and key order avoids that second of waiting.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Session:
         self._in_block = True
 
     def commit(self) -> bool:
-        """End the block, durably: when this returns True, the transaction survives any crash.
+        """End the block, durably: when this returns True, the transaction survives any crash. (With
+        `synchronous_commit` off a crash within three times `wal_writer_delay` may still undo it.)
 
         False if the transaction had failed and was rolled back instead. ServerError 25P01 outside a block.
         """
@@ -109,8 +110,8 @@ class Session:
 
     def get(self, table: str, key: Value, for_update: bool = False) -> Row | None:
         """The row with this key, or None. `for_update` locks it until the transaction ends, waiting for whoever
-        else has changed or locked it (55P03 after lock_timeout), and returns its newest committed version (40001
-        when a repeatable-read transaction does not see that one)."""
+        else has changed or locked it (55P03 after lock_timeout, 40P01 in a deadlock), and returns its newest
+        committed version (40001 when a repeatable-read transaction does not see that one)."""
         self._refuse_if_failed()
         try:
             found = self._known(table) or self._tables.find(table)

@@ -8,7 +8,7 @@ writes or decides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 PROTOCOL_VERSION = 3 << 16
@@ -34,7 +34,7 @@ class CancelRequest:
     """Somebody asks that process `pid` give up its statement, and proves by `key` that it may."""
 
     pid: int
-    key: bytes
+    key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

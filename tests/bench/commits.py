@@ -16,7 +16,7 @@ from tests.bench import results
 from tests.bench.client import connect
 from tests.bench.servers import Builtin, sessions
 
-SESSIONS = (1, 8)
+SESSIONS = (1, 2, 8, 32)
 TRANSACTIONS = 2_000
 ROUNDS = 5
 SYNCS = 2_000
@@ -98,6 +98,14 @@ def main() -> None:
     one = result["fdatasync"]
     rows: list[tuple[object, ...]] = [("fdatasync, one writer", one["min"], one["median"], one["max"], "1.00")]
     for count, found in result["transfers"].items():
-        rows.append((f"bank, {count} sessions", found["min"], found["median"], found["max"], result["ratio"][count]))
+        rows.append(
+            (
+                f"bank, {count} session{'s' if int(count) > 1 else ''}",
+                found["min"],
+                found["median"],
+                found["max"],
+                result["ratio"][count],
+            )
+        )
     results.table(("per second", "min", "median", "max", "of fdatasync"), rows)
     results.write("commits", result)

@@ -1,21 +1,26 @@
-"""The crash cycle: SIGKILL of one of eight idle backends, until a client can work again.
+"""The crash cycle: SIGKILL of one of many idle backends, until a client can work again.
 
 Both servers stand side by side on one machine and one file system and are struck in turn, so that whatever else the
 machine does meets both. After the SIGKILL all sessions lose their connections; then the client waits until the server's
 log says that it is ready, connects, and runs the smallest durable transaction. Measured are the moment that the new
 session is ready and the moment that the transaction is acknowledged.
 
+`crash-cycle` is that with eight backends, `crash-cycle-backends` with 8, 100 and 1,000, in which ending the others is
+what grows.
+
 Two variants beside that. *Knocking*: the client does not look into the log but tries to connect, a millisecond after
 each refusal, so that the server refuses it by a process of its own while it recovers. *syncfs*: PostgreSQL with
 `recovery_init_sync_method = syncfs`, because its default syncs every file of the data directory one by one.
 
 Nothing is switched off on either side: fsync, full-page writes, checksums, the checkpoint that ends recovery.
-PostgreSQL runs with its defaults but for shared_buffers, which is the built-in server's. Each acknowledged value is one
+PostgreSQL runs with its defaults but for shared_buffers, which is the built-in server's, and max_connections where
+there are many. Each acknowledged value is one
 more than the last: whoever forgot a commit would be found out.
 """
 
 from __future__ import annotations
 
+import resource
 import select
 import time
 from collections.abc import Sequence
@@ -28,8 +33,12 @@ from tests.bench.servers import Builtin, Postgres, Server, sessions
 
 BACKENDS = 8
 PAIRS = 20
+PAIRS_OF_BACKENDS = {8: 10, 100: 6, 1_000: 3}
+"""How many rounds with how many backends: a thousand take seconds to connect."""
+SPARE_CONNECTIONS = 10
 SETTLE_S = 0.25
 """Between the last connection and the blow: idle means that nobody is still starting."""
+SETTLE_PER_BACKEND_S = 0.001
 
 
 @dataclass(slots=True)
@@ -46,7 +55,7 @@ class Crash:
 def crash(server: Server, backends: int, victim: int, *, knock: bool = False) -> tuple[Crash, int]:
     """Crash a server that has so many idle backends; (the times, the value that the commit acknowledged)."""
     clients = sessions(server, backends)
-    select.select((), (), (), SETTLE_S)
+    select.select((), (), (), SETTLE_S + SETTLE_PER_BACKEND_S * backends)
     server.records()
     announcements = Announcements(server.log)
     struck, lost = kill_and_wait_for_hangup(clients, clients[victim].pid)
@@ -102,11 +111,12 @@ def compare(
     *,
     knock: bool = False,
     postgres_options: dict[str, str] | None = None,
+    both_options: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Strike both in turn; the figures of both and their ratios."""
     with results.workplace() as directory:
-        builtin = Builtin(directory)
-        postgres = Postgres(directory, postgres_options)
+        builtin = Builtin(directory, both_options)
+        postgres = Postgres(directory, {**(both_options or {}), **(postgres_options or {})})
         servers: tuple[Server, ...] = (builtin, postgres)
         made: dict[str, list[Crash]] = {server.name: [] for server in servers}
         values = dict.fromkeys(made, 0)
@@ -129,6 +139,7 @@ def compare(
         "backends": backends,
         "pairs": pairs,
         "knock": knock,
+        "options": both_options or {},
         "postgres_options": postgres_options or {},
         "versions": versions,
         "servers": {name: _figures(crashes) for name, crashes in made.items()},
@@ -183,3 +194,33 @@ def main(pairs: int = PAIRS) -> None:
         result = compare(pairs, knock=knock, postgres_options=options)
         show(name, result)
         results.write(name, result)
+
+
+def backends_main(pairs_of: dict[int, int] | None = None) -> None:
+    """The same with more and more backends: measure, print, keep."""
+    chosen = PAIRS_OF_BACKENDS if pairs_of is None else pairs_of
+    _allow_descriptors(2 * max(chosen) + 256)
+    found = {}
+    for backends, pairs in chosen.items():
+        connections = {"max_connections": str(max(100, backends + SPARE_CONNECTIONS))}
+        found[backends] = compare(pairs, backends, both_options=connections)
+    print("crash-cycle-backends: ms since SIGKILL, medians")
+    rows: list[tuple[object, ...]] = []
+    for backends, result in found.items():
+        ours, theirs = result["servers"].values()
+        reaped = ours["phases"].get("last child reaped", {}).get("median", "")
+        rows.append((f"{backends} backends, last child reaped", reaped, "", ""))
+        for what, label in (("hung_up", "all hung up"), ("ready", "ready"), ("commit", "first commit")):
+            medians = ours[what]["median"], theirs[what]["median"]
+            rows.append((f"{backends} backends, {label}", *medians, result["ratio"][what]))
+    results.table(("", *(next(iter(found.values()))["servers"]), "ratio"), rows)
+    results.write("crash-cycle-backends", {"backends": {str(backends): result for backends, result in found.items()}})
+
+
+def _allow_descriptors(count: int) -> None:
+    """Raise this process's limit of open files, which the servers inherit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        if hard != resource.RLIM_INFINITY and hard < count:
+            raise RuntimeError(f"{count} open files are needed and the hard limit is {hard}: raise it (ulimit -Hn)")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

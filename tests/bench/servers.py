@@ -150,6 +150,10 @@ class Postgres:
         """It keeps no journal."""
         return []
 
+    def waldump(self, *arguments: str) -> str:
+        """What its `pg_waldump` says of its log."""
+        return self._run("pg_waldump", "--path", str(self._data / "pg_wal"), *arguments)
+
     def stop(self) -> None:
         """End it."""
         if self._process is not None:

@@ -29,6 +29,10 @@ def program(name: str) -> str:
     return str(Path(spec.origin).parent / "pginstall" / "bin" / name)
 
 
+def destination(server: LiveServer) -> dict[str, str]:
+    return {"PGHOST": str(server.target.socket_directory), "PGUSER": "anna", "PGDATABASE": "crashbed"}
+
+
 def run(server: LiveServer, *arguments: str, text: str | None = None, **environment: str) -> tuple[int, str, str]:
     done = subprocess.run(
         arguments,
@@ -38,9 +42,7 @@ def run(server: LiveServer, *arguments: str, text: str | None = None, **environm
         timeout=30,
         env={
             "PATH": os.environ["PATH"],
-            "PGHOST": str(server.target.socket_directory),
-            "PGUSER": "anna",
-            "PGDATABASE": "crashbed",
+            **destination(server),
             **environment,
         },
     )
@@ -110,6 +112,28 @@ def test_what_is_not_there_yet_is_refused_by_name(server: LiveServer, statement:
     status, _, errors = run(server, program("psql"), "-XAt", "-v", "VERBOSITY=verbose", "-c", statement)
     assert status == 1
     assert f"ERROR:  0A000: {name} is not supported" in errors
+
+
+def test_ctrl_c_in_psql_cancels_the_statement(server: LiveServer) -> None:
+    psql(server, "CALL bank_setup(accounts => 10)")
+    call = "CALL bank(worker => 3, first => 1, transactions => 1000000, seed => 1);"
+    with subprocess.Popen(
+        (program("psql"), "-XAt"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": os.environ["PATH"], **destination(server)},
+    ) as terminal:
+        assert terminal.stdin is not None
+        terminal.stdin.write(f"{call}\n")
+        terminal.stdin.flush()
+        history = server.history
+        wait_until("the call to have begun", lambda: any(path.stat().st_size for path in history.iterdir()))
+        terminal.send_signal(signal.SIGINT)
+        # Reading a script, psql gives it up then; that the session would go on is test_psycopg's to show.
+        _, errors = terminal.communicate(timeout=20)
+    assert errors == "Cancel request sent\nERROR:  canceling statement due to user request\n"
 
 
 def test_a_client_that_asks_for_protocol_3_2_gets_3_0(server: LiveServer) -> None:

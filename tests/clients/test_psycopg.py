@@ -137,10 +137,10 @@ def test_a_running_call_can_be_cancelled_and_what_it_committed_stays(server: Liv
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        # SIGINT is what a cancel request comes down to. It is forgotten while nothing runs, so first something must.
+        # It is forgotten while nothing runs, so first something must.
         history = server.history
         wait_until("the call to have begun", lambda: any(path.stat().st_size for path in history.iterdir()))
-        os.kill(session.info.backend_pid, signal.SIGINT)
+        session.cancel()
     finally:
         worker.join(20)
     assert isinstance(outcome[0], psycopg.errors.QueryCanceled)
@@ -151,7 +151,7 @@ def test_a_running_call_can_be_cancelled_and_what_it_committed_stays(server: Liv
 def test_a_cancel_while_nothing_runs_is_forgotten(session: Session) -> None:
     os.kill(session.info.backend_pid, signal.SIGINT)
     assert session.execute("SHOW port").fetchone() == ("5432",)
-    session.cancel_safe()  # a real cancel request: accepted, not acted upon yet
+    session.cancel_safe()
     assert session.execute("SHOW port").fetchone() == ("5432",)
 
 

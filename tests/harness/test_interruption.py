@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,48 @@ def test_an_interrupted_run_judges_what_there_is(place: Bed, number: signal.Sign
     assert place.left_behind(done.pid) == []
     again = place.run("judge", str(run.path))
     assert again.status == 2, again
+
+
+def told_of(running: Running) -> bool:
+    return "run directory: " in running.output
+
+
+MOMENTS = {
+    "at the beginning": told_of,
+    "before the first cycle": lambda running: "cycle  fault" in running.output,
+    "in a cycle": lambda running: told_of(running) and running.directory.harness_events.exists(),
+    "while judging": lambda running: told_of(running) and running.directory.read_info().finished is not None,
+    "while reporting": lambda running: told_of(running) and running.directory.verdict_json.exists(),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_ends_a_run_cleanly_at_any_moment(place: Bed, moment: str) -> None:
+    """As a terminal sends it: to everybody in the foreground, the judge among them."""
+    running = place.start("run", "--kills", "3", "--seed", "9", "--backends", "4", "--out", str(place.out))
+    wait_until(moment, lambda: running.process.poll() is not None or MOMENTS[moment](running), deadline_s=60)
+    if running.process.poll() is None:
+        os.killpg(running.process.pid, signal.SIGINT)
+    done = running.end()
+    over = done.directory.read_info().exit_code in (0, 5)
+    assert done.status == 2 or (over and moment == "while reporting"), done
+    assert "Traceback" not in done.errors + done.output, done
+    assert place.left_behind(done.pid) == []
+    judged = place.run("judge", str(done.directory.path))
+    if moment == "at the beginning" and "the run ended before it had begun" in judged.errors:
+        return
+    assert judged.status in (0, 2, 5), judged
+    assert place.run("report", str(done.directory.path)).status == 0
+
+
+def test_ctrl_c_while_the_command_is_loading_is_no_traceback(place: Bed) -> None:
+    slow = "import signal, sys, importlib.abc\n"
+    slow += "class Interrupting(importlib.abc.MetaPathFinder):\n"
+    slow += "    def find_spec(self, name, path, target=None):\n"
+    slow += "        if name == 'chaos.cli.run': signal.raise_signal(signal.SIGINT)\n"
+    slow += "sys.meta_path.insert(0, Interrupting())\nfrom chaos.__main__ import main\nmain()"
+    done = place.run("run", prelude=slow)
+    assert (done.status, done.errors, done.output) == (2, "interrupted\n", "")
 
 
 def test_a_second_interrupt_ends_the_judging_and_says_how_to_judge(place: Bed) -> None:
@@ -189,3 +232,39 @@ def test_a_full_disk_is_an_error_of_the_harness_and_no_finding(place: Bed, size_
     finally:
         subprocess.run(["umount", str(place.out)], check=True)
         shutil.rmtree(place.out)
+
+
+NOBODY = 65534
+READING = "-all,+dac_read_search"
+BE_NOBODY = f"""
+import os, sys
+if os.geteuid() == 0:
+    os.execvp("setpriv", [
+        "setpriv", "--reuid", "{NOBODY}", "--regid", "{NOBODY}", "--clear-groups", "--bounding-set", "{READING}",
+        "--inh-caps", "{READING}", "--ambient-caps", "{READING}", sys.executable, *sys.orig_argv[1:],
+    ])
+"""
+"""Reading is the one privilege left: interpreter or checkout may lie in a home directory."""
+
+
+def test_without_root_everything_but_the_kernel_s_witness_works(place: Bed) -> None:
+    """A person without privileges: the campaign runs, the data are judged, and the run says what was not."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        if os.environ.get("CI"):
+            pytest.fail("privileges can be given up by root with setpriv alone: the tests need both in CI")
+        pytest.skip("privileges can be given up by root with setpriv alone")
+    place.temporary.chmod(0o777)
+    with tempfile.TemporaryDirectory(prefix="cb-nobody-") as directory:
+        Path(directory).chmod(0o777)
+        done = place.run("run", "--out", directory, "--kills", "3", "--seed", "5", "--backends", "4", prelude=BE_NOBODY)
+        assert done.status in (0, 5), done
+        assert "no kernel witness: " in done.output and "supervision is not judged" in done.output
+        verdict = done.directory.read_verdict()
+        assert (verdict.cycles, verdict.findings) == (3, ()) and verdict.ledger.total > 0
+        assert done.directory.path.stat().st_uid == NOBODY
+        unjudged = next(item for item in verdict.not_judged if item.what == "supervision")
+        assert unjudged.reason.startswith("no kernel witness: ") and unjudged.remedy
+        looked = place.run("doctor", "--out", directory, prelude=BE_NOBODY)
+        assert looked.status == 1, looked
+        assert looked.output.endswith("prove less than they could: tracefs, trace clock, kernel witness degraded.\n")
+        assert place.left_behind(done.pid) == []

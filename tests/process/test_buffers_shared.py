@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.config import Settings
-from supervisor.engine.access.btree import Btree, redo
+from supervisor.engine.access.btree import Btree
 from supervisor.engine.disk.posix import PosixDisk
 from supervisor.engine.storage import page
 from supervisor.engine.storage.buffers import BufferPool
@@ -36,6 +36,7 @@ from supervisor.roles import Role
 from supervisor.shmem.attachment import attach
 from supervisor.shmem.region import Area
 from tests.support.btree_checks import check_tree
+from tests.support.redo import redo_btree
 from tests.support.storage_fixtures import PAGE, storage_region
 from tests.support.waiting import wait_until
 from tests.support.wal_world import IDENTITY, NEW_LOG, SEGMENT
@@ -306,9 +307,7 @@ def test_what_was_acknowledged_survives_sigkill(make_world: Callable[[int], Worl
     after = Process(world, SoloHost(), 0)
     recovering = BufferPool(after.disk, after.attachment, NothingToFlush(), world.settings)
     reader = WalReader(after.disk, IDENTITY)
-    for record in reader.read_from(redo_lsn):
-        if record.rmgr is Rmgr.BTREE:
-            redo(record, recovering)
+    redo_btree(after.disk, recovering, [r for r in reader.read_from(redo_lsn) if r.rmgr is Rmgr.BTREE])
     assert reader.end is not None
     assert redo_lsn > FIRST_RECORD
     after.wal.start_at(reader.end, redo_lsn)

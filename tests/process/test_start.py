@@ -355,7 +355,7 @@ def test_points_lists_every_point_with_its_meaning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["init", "serve", "waldump", "controldata", "points", "run", "replay", "judge", "report", "demo"]
+    "verb", ["init", "serve", "reload", "waldump", "controldata", "points", "run", "replay", "judge", "report", "demo"]
 )
 def test_every_help_text_has_an_example(tmp_path: Path, verb: str) -> None:
     said = crashbed(verb, "--help", cwd=tmp_path)
@@ -367,7 +367,7 @@ def test_the_servers_own_help_has_examples_and_the_signals(tmp_path: Path) -> No
     said = command("-m", "supervisor", "--help", cwd=tmp_path)
     assert said.status == 0
     assert "python -m supervisor -D data" in said.out
-    assert all(f"SIG{name}" in said.out for name in ("TERM", "INT", "QUIT"))
+    assert all(f"SIG{name}" in said.out for name in ("TERM", "INT", "QUIT", "HUP"))
 
 
 def test_no_data_directory_at_all(tmp_path: Path) -> None:

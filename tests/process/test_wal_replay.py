@@ -40,13 +40,13 @@ def test_what_was_acknowledged_is_there_after_each_crash(scene: Scene, victim: s
 @pytest.mark.parametrize(
     ("title", "edit"),
     [
-        ("redo is a no-op", (REDO, "        _apply(replay, record)\n", "")),
+        ("redo is a no-op", (REDO, "        self._pages.carry_out()\n", "")),
         (
             "redo leaves the commits out",
             (
                 REDO,
-                "            Rmgr.TRANSACTION: self._redo_transaction,\n",
-                "            Rmgr.TRANSACTION: lambda record: None,\n",
+                "Rmgr.TRANSACTION: clog.apply",
+                "Rmgr.TRANSACTION: lambda record, index, pool, at: None",
             ),
         ),
     ],

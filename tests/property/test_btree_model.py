@@ -24,8 +24,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from supervisor.engine.access.btree import Btree, Key, redo
+from supervisor.engine.access.btree import Btree, Key
 from tests.support.btree_checks import check_tree
+from tests.support.redo import redo_btree
 from tests.support.storage_fixtures import PAGE, Server
 
 RELATION = 4
@@ -153,8 +154,7 @@ class BtreeMachine(RuleBasedStateMachine):
             (self.model.add if came else self.model.remove)(entry)
         self.server.region.close()
         self.server = self.server.crash()
-        for record in wal.records[self.redo_from :]:
-            redo(record, self.server.pool)
+        redo_btree(self.server.disk, self.server.pool, wal.records[self.redo_from :])
         self.tree = self.open()
         if not wal.records:
             self.begin(wal.full_page_writes)

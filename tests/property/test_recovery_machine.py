@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from supervisor.engine.recovery import redo
 from supervisor.engine.recovery.checkpoint import CheckpointFlags
 from supervisor.engine.recovery.redo import RecoveryResult, Replay
 from supervisor.engine.transam.clog import CommitLog, Status
@@ -99,8 +100,10 @@ class RecoveryMachine(RuleBasedStateMachine):
 
     directory: Path
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(batch=st.sampled_from([1, 3, 20, redo.BATCH_RECORDS]))
+    def begin(self, batch: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(redo, "BATCH_RECORDS", batch)
         self.directory = Path(tempfile.mkdtemp(prefix="machine-"))
         self.rig = Rig(self.directory)
         self.rig.start()
@@ -119,6 +122,8 @@ class RecoveryMachine(RuleBasedStateMachine):
                 self.tables.add(name)
 
     def teardown(self) -> None:
+        if hasattr(self, "patch"):
+            self.patch.undo()
         if hasattr(self, "rig"):
             self.rig.point = lambda point: None
             self.rig.crash()
@@ -355,8 +360,8 @@ def skip_records(*rmgrs: Rmgr) -> Callable[[pytest.MonkeyPatch], None]:
     """A redo that leaves records of some managers out."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        apply = Replay.apply
-        monkeypatch.setattr(Replay, "apply", lambda self, record: None if record.rmgr in rmgrs else apply(self, record))
+        take = Replay.take
+        monkeypatch.setattr(Replay, "take", lambda self, record: None if record.rmgr in rmgrs else take(self, record))
 
     return plant
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from chaos.oracles import atomicity, durability, invariant, resurrection
 from chaos.oracles.ledger import Count, Ledger, judge_observation
+from chaos.oracles.loss_window import LossWindow
 from workloads.bank import EVERYTHING, Bank
 from workloads.history import read_history
 from workloads.workload import operation_id
@@ -89,15 +90,23 @@ class World:
 
 def judge(asked: Sequence[Asked], *observations: tuple[int, dict[str, Any]]) -> dict[str, Count]:
     """Every oracle's count over observations (cycle, observation), the first cycle being 0."""
+    ledger = ledger_of(asked, *observations)
+    return {name: oracle(ledger) for name, oracle in ORACLES.items()}
+
+
+def ledger_of(
+    asked: Sequence[Asked], *observations: tuple[int, dict[str, Any]], losses: LossWindow | None = None
+) -> Ledger:
+    """The ledger that oracles judge; an observation's time is the number of its cycle."""
     history = read_history([[record for operation in asked for record in operation.records()]])
-    ledger = Ledger(
+    return Ledger(
         BANK,
         [
             judge_observation(BANK, history, first_cycle=0, cycle=cycle, t=cycle, observation=observation)
             for cycle, observation in observations
         ],
+        losses,
     )
-    return {name: oracle(ledger) for name, oracle in ORACLES.items()}
 
 
 def failing(counts: dict[str, Count]) -> set[str]:

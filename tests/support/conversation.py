@@ -131,6 +131,7 @@ class Conversation:
     server_end: socket.socket
     activity: list[str] = field(default_factory=list)
     checkpoints: list[int] = field(default_factory=list)
+    reloads: list[int] = field(default_factory=list)
 
     def run(self, *messages: bytes) -> bytes:
         """Says these messages, hangs up, runs the loop to its end; what the client heard."""
@@ -154,6 +155,7 @@ def converse(
     connection = Connection(ours, host)
     activity: list[str] = []
     checkpoints: list[int] = []
+    reloads: list[int] = []
     settings = {"max_connections": "100", "port": "5432"}
     executor = Executor(
         session=session,
@@ -164,5 +166,15 @@ def converse(
         names=lambda: list(settings),
         checkpoint=lambda: checkpoints.append(1),
     )
-    loop = CommandLoop(connection, executor, procedures, interrupts, log or ServerLog.to_nowhere(), activity.append)
-    return Conversation(Client(theirs), connection, host, session, interrupts, loop, ours, activity, checkpoints)
+    loop = CommandLoop(
+        connection,
+        executor,
+        procedures,
+        interrupts,
+        log or ServerLog.to_nowhere(),
+        activity.append,
+        lambda: reloads.append(1),
+    )
+    return Conversation(
+        Client(theirs), connection, host, session, interrupts, loop, ours, activity, checkpoints, reloads
+    )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from supervisor.config import Settings
 from supervisor.host import ProcessHost, SoloHost
 from supervisor.roles import Role
-from supervisor.shmem import activity, lwlock, pmsignal, procarray
+from supervisor.shmem import activity, cancel_keys, lwlock, pmsignal, procarray
 from supervisor.shmem.attachment import Attachment, attach
 from supervisor.shmem.region import Area, Region
 from tests.support.waiting import wait_until
@@ -25,7 +25,7 @@ WORDS = 64
 def make_region(settings: Settings, *, generation: int = 1) -> Region:
     """All of `supervisor.shmem` and an area "words" of 64 words for the test."""
     areas = [Area("words", 8 * WORDS)]
-    for module in (procarray, lwlock, pmsignal, activity):
+    for module in (procarray, lwlock, pmsignal, activity, cancel_keys):
         areas += module.shmem_areas(settings)
     region = Region.create(areas, name=f"crashbed:test:gen{generation}", generation=generation)
     lwlock.shmem_init(region, settings)

@@ -18,6 +18,7 @@ class RawClient:
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.settimeout(PATIENCE_S)
+        self.cancel_key = b""
         try:
             self.socket.connect(str(directory / ".s.PGSQL.5432"))
         except OSError:
@@ -61,10 +62,11 @@ class RawClient:
             heard += piece
 
     def log_in(self) -> int:
-        """Start a session; the pid of its backend."""
+        """Start a session; the pid of its backend. `cancel_key` is what a cancel request must repeat."""
         self.say(client.startup(user="anna", database="crashbed"))
         heard = client.answers(self.hear("Z"))
         (key,) = [answer.body for answer in heard if answer.kind == "K"]
+        self.cancel_key = key[4:]
         return int.from_bytes(key[:4], "big")
 
     def ask(self, text: str) -> bytes:

@@ -150,13 +150,19 @@ def storage_region(settings: Settings, extra: Sequence[Area] = ()) -> Region:
 class Server:
     """A region with one process, and what survives it: `disk` and `wal`."""
 
-    def __init__(self, n_buffers: int = 16, disk: MemoryDisk | None = None, wal: ListWal | None = None) -> None:
+    def __init__(
+        self,
+        n_buffers: int = 16,
+        disk: MemoryDisk | None = None,
+        wal: ListWal | None = None,
+        host: SoloHost | None = None,
+    ) -> None:
         self.settings = Settings(shared_buffers=n_buffers * PAGE, max_connections=8)
         self.disk = disk or MemoryDisk()
         self.region = storage_region(self.settings)
         self.wal = wal or ListWal(self.disk)
         self.wal.region = self.region
-        self.host = SoloHost()
+        self.host = host or SoloHost()
         self.attachment = attach(self.region, self.host, self.settings, Role.BACKEND, 0)
         self.pool = BufferPool(self.disk, self.attachment, self.wal, self.settings)
 

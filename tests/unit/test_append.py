@@ -19,10 +19,12 @@ import pytest
 from chaos.oracles import isolation
 from chaos.oracles.data import NAMES, judge_latest, judge_run
 from chaos.oracles.ledger import Ledger, judge_observation
+from chaos.oracles.loss_window import loss_window
 from chaos.oracles.wal_replay import Redo, recoveries
 from reports.rundir import RunDirectory
 from reports.verdict import OracleStatus
 from tests.support.bank_history import BANK, World
+from tests.support.list_history import parse
 from tests.support.memory_session import Clock, Database, MemorySession, OrderlyError
 from workloads.append import EVERYTHING, OBSERVE_COLUMNS, PROCEDURES, STEPS, Append, element_of, writer_of
 from workloads.history import History, HistoryWriter, parse_records, read_history
@@ -311,6 +313,28 @@ def test_transactions_that_only_read_are_covered_and_have_no_entry(
     assert ledger.unjudged(history, 0, 0) == ()
     count = isolation.judge(ledger)
     assert count is not None and count.failures == 0 and count.trials > 10
+
+
+def test_what_was_read_just_before_an_asynchronous_crash_may_be_gone_and_not_before_that() -> None:
+    """T1 got no answer and is gone. T2, which read its element and was told ok, may have been taken back with it, but
+    only if it was told so within the window."""
+    operations, lists = parse("""
+        x: 0
+        T1 rc unknown: append x
+        T2 rc ok: read x = 0 1""")
+    observation = {"after": EVERYTHING, "base": [], "open": list(lists.items()), "closed": []}
+    history = History({operation.operation: operation for operation in operations})
+    judgement = judge_observation(LISTS, history, first_cycle=0, cycle=0, t=9, observation=observation)
+
+    def failures(window_ns: int) -> int | None:
+        count = isolation.judge(Ledger(LISTS, [judgement], loss_window([(6, 7)], window_ns)))
+        return None if count is None else count.failures
+
+    assert [operation.answered_ns for operation in operations] == [None, 5]
+    assert [failures(window_ns) for window_ns in (0, 1, 3)] == [1, 0, 0]
+    assert isolation.judge(Ledger(LISTS, [judgement], loss_window([(20, 21)], 3))) == isolation.judge(
+        Ledger(LISTS, [judgement])
+    )
 
 
 def test_a_transaction_that_only_read_is_no_commit_that_redo_must_bring_back() -> None:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 SUPERVISOR_LAYERS: tuple[tuple[str, ...], ...] = (
     ("supervisor.roles", "supervisor.errors", "supervisor.points", "supervisor.host", "supervisor.config"),
     ("supervisor.log",),
+    ("supervisor.config_file",),
     ("supervisor.shmem",),
     ("supervisor.engine.disk",),
     ("supervisor.engine.wal",),

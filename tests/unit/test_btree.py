@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from supervisor.engine.access.btree import MAX_KEY_BYTES, Btree, Key, describe, encode_key, redo, word_keys
+from supervisor.engine.access.btree import MAX_KEY_BYTES, Btree, Key, describe, encode_key, word_keys
 from supervisor.engine.access.btree_redo import INSERT_LEAF, NEWROOT, SPLIT
 from supervisor.engine.access.tuple import TYPES
 from supervisor.errors import (
@@ -29,6 +29,7 @@ from supervisor.errors import (
 )
 from supervisor.points import Point
 from tests.support.btree_checks import check_tree
+from tests.support.redo import redo_btree
 from tests.support.storage_fixtures import Server
 
 RELATION = 9
@@ -354,8 +355,7 @@ def test_an_entry_that_came_and_went_between_is_noticed() -> None:
 
 
 def replay(server: Server, first: int = 0, last: int | None = None) -> None:
-    for record in server.wal.records[first:last]:
-        redo(record, server.pool)
+    redo_btree(server.disk, server.pool, server.wal.records[first:last])
 
 
 def test_the_log_alone_makes_the_tree_again(kind: str) -> None:
@@ -384,7 +384,7 @@ def test_every_prefix_of_the_log_is_a_whole_tree() -> None:
     copy = reopen(after, tree)
     inserted = 0
     for record in server.wal.records:
-        redo(record, after.pool)
+        redo_btree(after.disk, after.pool, [record])
         inserted += record.info == INSERT_LEAF
         assert len(check_tree(copy)) == inserted
 
@@ -422,7 +422,8 @@ def test_a_record_that_does_not_fit_its_page_is_a_panic() -> None:
     record = server.wal.records[-1]
     assert record.blocks[0].image is None
     with pytest.raises(Panic, match="does not fit block 0 of relation 9"):
-        redo(record, server.crash().pool)
+        after = server.crash()
+        redo_btree(after.disk, after.pool, [record])
 
 
 def test_an_error_between_change_and_record_is_a_panic(kind: str) -> None:

@@ -20,6 +20,7 @@ from supervisor.engine.recovery.checkpoint import (
     CheckpointRequests,
     checkpoint_due,
     create_checkpoint,
+    is_checkpoint_on_schedule,
 )
 from supervisor.engine.recovery.cluster import VERSION_FILE, check_version, initialise_cluster
 from supervisor.engine.recovery.control import ClusterState, read_control, write_control
@@ -68,6 +69,27 @@ def test_a_checkpoint_is_due_by_time_by_volume_and_by_request() -> None:
     # max_wal_size 64 MiB in segments of 1 MiB, over 1.9: 33 segments, so after 32 full ones.
     assert due(insert_lsn=41 * MIB) == 0
     assert due(insert_lsn=42 * MIB) == CheckpointFlags.CAUSE_XLOG
+
+
+def on_schedule(progress: float, *, elapsed_s: float = 0.0, wal_bytes: int = 0, **changes: object) -> bool:
+    settings = Settings().replace(**({"checkpoint_timeout": 100, "checkpoint_completion_target": 0.5} | changes))
+    return is_checkpoint_on_schedule(settings, MIB, progress=progress, elapsed_s=elapsed_s, wal_bytes=wal_bytes)
+
+
+def test_a_checkpoint_may_rest_while_it_is_ahead_of_the_clock_and_of_the_log() -> None:
+    assert on_schedule(0.5, elapsed_s=25.0)  # half of the pages in half of the half
+    assert not on_schedule(0.5, elapsed_s=25.1)
+    assert on_schedule(1.0, elapsed_s=50.0) and not on_schedule(1.0, elapsed_s=50.1)
+    # max_wal_size 64 MiB over 1.5 is 42 segments of 1 MiB.
+    assert on_schedule(0.5, wal_bytes=42 * MIB // 4)
+    assert not on_schedule(0.5, wal_bytes=42 * MIB // 4 + 1)
+    assert not on_schedule(0.5, elapsed_s=25.1, wal_bytes=0) and not on_schedule(0.5, elapsed_s=0, wal_bytes=20 * MIB)
+
+
+def test_a_target_of_nothing_never_rests_and_a_small_log_is_one_segment() -> None:
+    assert not on_schedule(1.0, elapsed_s=0.001, checkpoint_completion_target=0.0)
+    assert on_schedule(0.5, wal_bytes=MIB // 4, max_wal_size=2 * MIB)
+    assert not on_schedule(0.5, wal_bytes=MIB // 4 + 1, max_wal_size=2 * MIB)
 
 
 def test_whoever_waits_is_told_when_the_checkpoint_counts_and_before_old_segments_are_tidied_up(rig: Rig) -> None:

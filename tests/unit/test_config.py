@@ -3,6 +3,9 @@
 A setting that is misread is worse than one that is refused: `max_wal_size = 1GB` taken for 1 byte, a unit ignored, a
 later line that does not win, `=` taken for a value. A refusal that does not say where the wrong line is sends its reader
 through the whole file. And `SHOW` must print what a client that knows PostgreSQL expects.
+
+At a reload the server runs: half of a wrong file must not be in force, and what needs a restart must neither change nor
+seem to have.
 """
 
 from __future__ import annotations
@@ -16,17 +19,19 @@ from hypothesis import strategies as st
 
 from supervisor.config import (
     TABLE,
+    Context,
     Row,
     SettingError,
     Settings,
     make_settings,
-    parse_file,
-    parse_options,
     parse_value,
     sample_file,
     settings_table,
 )
+from supervisor.config_file import ConfigFile, Reload, parse_file, parse_options, reloaded, scan_file
 from supervisor.errors import CONFIG_FILE_ERROR, StartupError
+from supervisor.log import Level
+from tests.support.engine_rig import LinesLog
 
 MIB = 1024**2
 
@@ -218,3 +223,81 @@ def test_the_file_that_init_writes_changes_nothing_and_each_of_its_lines_can_be_
 def test_the_guide_lists_the_settings_that_there_are() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
     assert settings_table() in guide, "docs/guide.md is stale: put in what `python -m supervisor.config` prints"
+
+
+# A reload.
+
+
+def reload_of(file: str, *options: str, current: Settings | None = None) -> Reload:
+    values, errors = scan_file(file, "postgresql.conf")
+    started = make_settings(parse_options(options))
+    return reloaded(current or started, "postgresql.conf", values | parse_options(options), errors)
+
+
+def test_a_reload_changes_what_it_may_and_says_so() -> None:
+    found = reload_of("lock_timeout = 7s\ncheckpoint_timeout = 300\nrestart_after_crash = off")
+    assert found.settings == Settings(lock_timeout=7000, restart_after_crash=False)
+    assert found.findings == (
+        ('parameter "lock_timeout" changed to "7s"', None),
+        ('parameter "restart_after_crash" changed to "off"', None),
+    )
+
+
+def test_a_line_that_is_gone_means_the_default_again() -> None:
+    found = reload_of("", current=Settings(lock_timeout=7000))
+    assert found.settings == Settings()
+    assert found.findings == (('parameter "lock_timeout" removed from configuration file, reset to default', None),)
+
+
+def test_an_option_wins_at_a_reload_too_and_without_a_word() -> None:
+    found = reload_of("lock_timeout = 7s\nport = 1", "lock_timeout=3s", "port=5433")
+    assert found == (Settings(lock_timeout=3000, port=5433), ())
+
+
+def test_what_needs_a_restart_keeps_its_value_and_the_rest_is_applied() -> None:
+    found = reload_of("port = 1\nlock_timeout = 7s\nfsync = off")
+    assert found.settings == Settings(lock_timeout=7000)
+    assert [message for message, _ in found.findings] == [
+        'parameter "port" cannot be changed without restarting the server',
+        'parameter "fsync" cannot be changed without restarting the server',
+        'parameter "lock_timeout" changed to "7s"',
+        'configuration file "postgresql.conf" contains errors; unaffected changes were applied',
+    ]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_each_setting_changes_at_a_reload_if_its_context_says_so(row: Row) -> None:
+    other = {bool: "off", str: "error" if row.choices else "other", tuple: "other", float: "0.5"}
+    text = other.get(row.kind) or str(int(row.minimum) + 33)
+    found = reload_of(f"max_wal_size = 1GB\n{row.name} = {text}", current=Settings(max_wal_size=1024 * MIB))
+    kept = found.settings == Settings(max_wal_size=1024 * MIB)
+    assert kept == (row.context is Context.POSTMASTER)
+
+
+def test_one_wrong_line_and_nothing_is_changed_but_every_wrong_line_is_named() -> None:
+    found = reload_of("lock_timeout = 7s\nlock_timout = 8s\nport =\nbgwriter_delay = 1\n")
+    assert found.settings == Settings()
+    *errors, conclusion = found.findings
+    assert [re.findall(r'in file "postgresql.conf" (line \d+)', message) for message, _ in errors] == [
+        ["line 2"],
+        ["line 3"],
+        ["line 4"],
+    ]
+    assert conclusion == ('configuration file "postgresql.conf" contains errors; no changes were applied', None)
+
+
+def test_settings_that_contradict_each_other_change_nothing() -> None:
+    found = reload_of("min_wal_size = 128MB\nlock_timeout = 7s")
+    assert found.settings == Settings()
+    assert "must be at most" in found.findings[0].message
+    assert found.findings[-1].message.endswith("no changes were applied")
+
+
+def test_a_file_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
+    log = LinesLog()
+    kept = ConfigFile(tmp_path).reload(Settings(lock_timeout=7000), log, Level.LOG)
+    assert kept == Settings(lock_timeout=7000)
+    assert log.lines == [
+        f'could not read "{tmp_path}": Is a directory',
+        f'configuration file "{tmp_path}" contains errors; no changes were applied',
+    ]

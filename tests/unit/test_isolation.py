@@ -181,6 +181,17 @@ def test_a_duplicate_key_stays_23505_though_it_is_not_seen(session: Session, oth
     refused("23505", lambda: session.insert("t", (2, 1, "")))
 
 
+def test_a_key_that_was_freed_since_is_not_given_to_a_second_row(session: Session, other: Session) -> None:
+    """Its snapshot sees the old row for as long as it lives: with a new one it would see two rows of one key."""
+    session.begin(RR)
+    assert session.get("t", 1) == (1, 0, "")
+    other.delete("t", 1)
+    error = refused("40001", lambda: session.insert("t", (1, 5, "")))
+    assert error.message == "could not serialize access due to concurrent delete"
+    session.rollback()
+    assert list(session.scan("t")) == []
+
+
 def test_a_table_made_since_is_found_and_seems_empty(session: Session, other: Session) -> None:
     """Tables are looked up as they are now, as in PostgreSQL: only rows are seen by the snapshot."""
     session.begin(RR)

@@ -43,6 +43,12 @@ def asked(cycle: int, acknowledged: int = 30, in_flight: int = 1, failed: int = 
     ]
 
 
+def lost_one(cycle: int) -> list[Asked]:
+    """The same, the first of which was acknowledged and is gone."""
+    first, *others = asked(cycle)
+    return [dataclasses.replace(first, kept=False), *others]
+
+
 class Recorded:
     """A run while it is being written."""
 
@@ -56,6 +62,17 @@ class Recorded:
         self.run.write_info(info)
         self.world = World([])
         self.previous: dict[str, Any] | None = None
+        self._last = -1
+        self._begin_ns = 0
+
+    def resumed(self, at_cycle: int) -> None:
+        """Another harness goes on, at the time of a cycle of its own, on a fresh cluster."""
+        self._begin_ns += CYCLE_MS * MS
+        just_before = self._begin_ns + at_cycle * CYCLE_MS * MS - MS
+        with self.run.harness_writer() as writer:
+            writer.append({"t": just_before, "ev": "resumed", "cycle": at_cycle})
+        self.world = World([])
+        self.previous = None
         self._last = -1
 
     def exited(self, code: int) -> None:
@@ -74,7 +91,7 @@ class Recorded:
         ended: bool = True,
     ) -> None:
         """One cycle, from its begin to its end."""
-        begin = cycle * CYCLE_MS * MS
+        begin = self._begin_ns + cycle * CYCLE_MS * MS
         events: list[dict[str, Any]] = [
             {"t": begin, "ev": "cycle_begin", "cycle": cycle, "epoch": cycle // 2, "plan": {}}
         ]
@@ -318,9 +335,10 @@ def test_a_kill_that_the_witness_did_not_see_proves_nothing(record: Callable[...
         ({"stop": {"cycles": None, "duration_s": 90.0}}, {}, "--duration 90s"),
         ({}, {"point_one_in": 0}, "--no-points"),
         ({}, {"points": ("backend#2/DISK_OPEN:5",), "point_one_in": 1}, "--point 'backend#2/DISK_OPEN:5'"),
+        ({}, {"synchronous_commit": False}, "--synchronous-commit off"),
         ({"defect": "acknowledged-before-wal"}, {}, "--defect acknowledged-before-wal"),
     ],
-    ids=["kills", "duration", "no points", "a point", "a defect"],
+    ids=["kills", "duration", "no points", "a point", "asynchronous commit", "a defect"],
 )
 def test_the_reproducing_command_says_what_was_run(
     record: Callable[..., Recorded], plan: dict[str, Any], options: dict[str, Any], words: str
@@ -334,3 +352,40 @@ def test_the_reproducing_command_says_what_was_run(
 def test_a_replay_is_repeated_by_a_replay(record: Callable[..., Recorded]) -> None:
     recorded = record(first_cycle=50, stop={"cycles": 4, "duration_s": None})
     assert recorded.judged().reproduce == f"crashbed replay {recorded.run.path.absolute()} --cycle 53"
+
+
+# A run that was resumed.
+
+
+def test_a_cycle_that_was_cut_off_and_begun_again_counts_once(record: Callable[..., Recorded]) -> None:
+    """The cluster is a fresh one, so nothing of the first sitting is in what the second looks at."""
+    recorded = record()
+    recorded.cycle(0, asked(0))
+    recorded.cycle(1, asked(1), ready=False, observed=False, ended=False)
+    recorded.resumed(1)
+    recorded.cycle(1, asked(1))
+    verdict = recorded.judged()
+    assert (verdict.status, verdict.cycles, verdict.conclusive_cycles) == (Status.HELD, 2, 2), verdict.findings
+    assert (verdict.epochs, verdict.ledger.ok.committed) == (1, 60)
+    assert "resumed" in verdict.exactness
+
+
+def test_what_was_found_before_a_run_was_resumed_stays_found(record: Callable[..., Recorded]) -> None:
+    recorded = record()
+    recorded.cycle(0, lost_one(0))
+    recorded.cycle(1, asked(1), ready=False, observed=False, ended=False)
+    recorded.resumed(1)
+    recorded.cycle(1, asked(1))
+    verdict = recorded.judged()
+    assert (verdict.status, [finding.cycle for finding in verdict.findings]) == (Status.FINDING, [0])
+    durability = next(row for row in verdict.oracles if row.name == "durability")
+    assert (durability.trials, durability.failures) == (60, 1), "of both sittings"
+
+
+def test_a_loss_after_a_run_was_resumed_is_found(record: Callable[..., Recorded]) -> None:
+    recorded = record()
+    recorded.cycle(0, asked(0))
+    recorded.resumed(1)
+    recorded.cycle(1, lost_one(1))
+    verdict = recorded.judged()
+    assert [finding.cycle for finding in verdict.findings] == [1]

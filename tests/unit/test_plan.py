@@ -14,7 +14,9 @@ import msgspec
 import pytest
 
 from chaos.plan import (
+    ASYNCHRONOUS_DELAY_MS,
     BACKEND_POINTS,
+    OF_SYNCHRONOUS_COMMIT,
     RARELY_PASSED,
     AnyChild,
     CampaignPlan,
@@ -30,6 +32,7 @@ from chaos.plan import (
     decode_cycle,
     derive,
     encode,
+    loss_window_ns,
     parse_selector,
     pick,
 )
@@ -118,6 +121,15 @@ def test_options_narrow_the_plan() -> None:
     assert {plan.placement for plan in drawn} == {PointPlacement("startup/REDO_RECORD:3")}
     drawn = plans(CampaignPlan(seed=1, point_one_in=0, delay_ms=(5.0, 5.0)))
     assert {plan.placement for plan in drawn} == {TimePlacement(5.0)}
+
+
+def test_asynchronous_commit_draws_no_point_of_a_flush_that_nobody_waits_for() -> None:
+    drawn = plans(CampaignPlan(seed=1, synchronous_commit=False, point_one_in=1), 300)
+    points = {parse_selector(str(plan.placement.selector)).point for plan in drawn}  # type: ignore[union-attr]
+    assert points == set(BACKEND_POINTS) - OF_SYNCHRONOUS_COMMIT
+    assert loss_window_ns(synchronous_commit=True) == 0
+    least_ms, _ = ASYNCHRONOUS_DELAY_MS
+    assert 0 < loss_window_ns(synchronous_commit=False) < least_ms * 1e6, "what a cycle begins with is promised"
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,25 @@ def test_terminating_an_idle_session_ends_it(talk: Conversation) -> None:
     assert client.kinds(talk.client.heard()) == "Z"
 
 
+def test_settings_are_read_again_before_the_next_command_and_once(talk: Conversation) -> None:
+    talk.interrupts.on_reload(1, None)
+    talk.interrupts.on_reload(1, None)
+    heard = talk.run(client.query("SHOW port"), client.query("SHOW port"))
+    assert talk.reloads == [1]
+    assert client.errors(heard) == []
+
+
+def test_settings_are_not_read_again_in_the_midst_of_a_statement(talk: Conversation) -> None:
+    def reloaded(context: Any) -> Iterator[tuple[int]]:
+        talk.interrupts.on_reload(1, None)
+        yield (1,)
+        assert talk.reloads == []
+
+    talk.loop._procedures = {"rows": FakeProcedure("rows", reloaded, (), (("n", "integer"),))}
+    assert client.errors(talk.run(client.query("CALL rows()"), client.query("SHOW port"))) == []
+    assert talk.reloads == [1]
+
+
 def test_to_die_beats_to_cancel(talk: Conversation) -> None:
     talk.interrupts.begin_statement()
     talk.interrupts.on_cancel(2, None)

@@ -34,9 +34,9 @@ from supervisor.engine.access.btree_redo import (
     INSERT_LEAF,
     NEWROOT,
     SPLIT,
+    apply,
     describe,
     insert_data,
-    redo,
     split_data,
 )
 from supervisor.engine.access.btree_words import WordLayout
@@ -48,7 +48,7 @@ from supervisor.engine.wal.rmgr import Rmgr
 from supervisor.errors import INDEX_CORRUPTED, ServerError
 from supervisor.points import Point
 
-__all__ = ["Btree", "Key", "MAX_KEY_BYTES", "describe", "encode_key", "redo", "word_keys"]
+__all__ = ["Btree", "Key", "MAX_KEY_BYTES", "apply", "describe", "encode_key", "word_keys"]
 
 ROOT = 0
 # Bound once: in Python 3.11 a look at an enum's member costs as much as a call.

@@ -8,8 +8,7 @@ Owns what the records mean:
                  block 1: the sibling, always an image; block 2: the parent; data: the entry and its index
     NEWROOT      block 0: the root; if it was split, blocks 1 and 2: its halves; all of them images
 
-A record changes a page only if the page's LSN is less than the record's end, so it may be replayed
-over pages that have it already.
+Whether a record still has to change a page, `storage.redo` says.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from supervisor.engine.access.btree_page import Layout
 from supervisor.engine.access.btree_words import WordLayout
 from supervisor.engine.storage import page as pages
 from supervisor.engine.storage.buffers import BufferPool
-from supervisor.engine.storage.redo import block_for_redo, finish_redo
 from supervisor.engine.wal.record import WalRecord
 from supervisor.errors import Panic
 
@@ -45,21 +43,15 @@ def split_data(kept: int, right: int) -> bytes:
     return _SPLIT.pack(kept, 0, right)
 
 
-def redo(record: WalRecord, pool: BufferPool) -> None:
-    """Replay a record of this resource manager. Panic if it does not fit the page it is for."""
-    for index, reference in enumerate(record.blocks):
-        buffer, applies = block_for_redo(pool, record, index)
-        if not applies:
-            pool.unlock(buffer)
-            continue
-        at = pool.page_offset(buffer)
-        try:
-            _apply(record.info, index, reference.data, _layout(pool, at), at)
-        except ValueError as error:
-            raise Panic(
-                f"WAL record at {record.lsn:X} does not fit block {reference.block} of relation {reference.relation}"
-            ) from error
-        finish_redo(pool, buffer, record.end_lsn)
+def apply(record: WalRecord, index: int, pool: BufferPool, at: int) -> None:
+    """Repeat a record's change, see `storage.redo.Apply`. Panic if it does not fit the page it is for."""
+    reference = record.blocks[index]
+    try:
+        _apply(record.info, index, reference.data, _layout(pool, at), at)
+    except ValueError as error:
+        raise Panic(
+            f"WAL record at {record.lsn:X} does not fit block {reference.block} of relation {reference.relation}"
+        ) from error
 
 
 def _layout(pool: BufferPool, at: int) -> Layout:

@@ -12,7 +12,6 @@ from supervisor.engine.access.heap import AT, HOT, INSERT, MOVED, HeapInfo
 from supervisor.engine.access.tuple import HEADER, HOT_UPDATED, LOCK_ONLY, XMAX_AT, XMAX_BITS
 from supervisor.engine.storage import page as pages
 from supervisor.engine.storage.buffers import BufferPool
-from supervisor.engine.storage.redo import block_for_redo, finish_redo
 from supervisor.engine.wal.record import WalRecord
 
 _header = HEADER.unpack_from
@@ -22,21 +21,11 @@ _INSERT, _DELETE, _UPDATE = int(HeapInfo.INSERT), int(HeapInfo.DELETE), int(Heap
 _HOT_UPDATE, _LOCK, _PRUNE = int(HeapInfo.HOT_UPDATE), int(HeapInfo.LOCK), int(HeapInfo.PRUNE)
 
 
-def redo(record: WalRecord, pool: BufferPool) -> None:
-    """Repeat a record's change if its page is older."""
-    buffer, older = block_for_redo(pool, record, 0)
-    if not older:
-        pool.unlock(buffer)
-        return
-    reference = record.blocks[0]
-    _apply(record.info, record.xid, reference.block, reference.data, pool, pool.page_offset(buffer))
-    finish_redo(pool, buffer, record.end_lsn)
-
-
-def _apply(info: int, xid: int, block: int, data: bytes, pool: BufferPool, page: int) -> None:
+def apply(record: WalRecord, index: int, pool: BufferPool, page: int) -> None:
+    """Repeat a record's change, see `storage.redo.Apply`."""
+    info, xid = record.info, record.xid
+    block, data = record.blocks[index].block, record.blocks[index].data
     mm = pool.mm
-    if pages.kind(mm, page) == pages.KIND_NEW:
-        pages.init(mm, page, pages.KIND_HEAP)
     if info == _HOT_UPDATE:
         offset, line = HOT.unpack_from(data)
         _add(pool, page, data[HOT.size :], line)
@@ -44,6 +33,8 @@ def _apply(info: int, xid: int, block: int, data: bytes, pool: BufferPool, page:
         _put_end(mm, at + XMAX_AT, xid, block, line, _header(mm, at)[4] & ~XMAX_BITS | HOT_UPDATED)
         prune.note_prunable(pool.q, page, xid)
     elif info == _INSERT:
+        if pages.kind(mm, page) == pages.KIND_NEW:  # only an insertion is ever the first on its page
+            pages.init(mm, page, pages.KIND_HEAP)
         _add(pool, page, data[INSERT.size :], INSERT.unpack_from(data)[0])
         prune.note_prunable(pool.q, page, xid)
     elif info == _LOCK:

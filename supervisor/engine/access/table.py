@@ -157,10 +157,14 @@ class Tables:
                 return table.codec.decode(body) if result == DONE else None
 
     def insert(self, table: Table, row: Row) -> None:
-        """Add a row; ServerError 23505 if its key exists. Waits for a transaction whose end decides that."""
+        """Add a row; ServerError 23505 if its key exists. Waits for a transaction whose end decides that.
+
+        ServerError 40001 if the one snapshot of this transaction still sees a row of this key that was deleted since.
+        PostgreSQL adds the row, and such a transaction then sees both; here a key names one row.
+        """
         body = table.codec.encode(row)
         key = table.key_of(row)
-        self._snapshots.keep()
+        still_seen = self._snapshots.repeatable and self.get(table, row[table.key_at]) is not None
         xid = self._transaction.ensure_xid()
         tid = self._heap.insert(table.heap, xid, body)
         dead: list[int] = []
@@ -172,6 +176,8 @@ class Tables:
         while waited_for := table.btree.insert_unique(key, tid, xid, check):
             self._row_locks.wait_for(waited_for)
             self._host.check_interrupts()
+        if still_seen:
+            raise _could_not_serialize("delete")
         if dead:
             self._clean_up(table, dead)
 

@@ -5,9 +5,10 @@ is asked of `known`, which answers from this process's memory; an xid that it do
 and the caller lets the page go, asks the commit log and begins again.
 
 Answers are left in the header as hint bits. A hint never marks the page dirty and is never logged: it is true by
-itself (a transaction is asked about only after its end, a committed one ended after its record was flushed), the
-checksum is computed over the copy that is written, and a write of the page happens only for a logged change, whose
-page image covers a torn write. A hint that is lost is found again.
+itself (a transaction is asked about only after its end, a committed one ended after its record was flushed, or, with
+`synchronous_commit` off, is flushed before the page is written: `wal.asynchronous`), the checksum is computed over
+the copy that is written, and a write of the page happens only for a logged change, whose page image covers a torn
+write. A hint that is lost is found again.
 """
 
 from __future__ import annotations

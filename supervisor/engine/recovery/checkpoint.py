@@ -1,8 +1,9 @@
 """Checkpoints: making a point from which redo can start (PostgreSQL's `CreateCheckPoint` and `checkpointer.c`).
 
-Owns when a checkpoint is due, its steps and their order, and the words by which other processes ask for one and learn
-how it went. It does not own the checkpointer process: whoever runs the loop calls `CheckpointRequests.take`,
-`checkpoint_due` and `create_checkpoint`.
+Owns when a checkpoint is due, how fast it is to go, its steps and their order, and the words by which other processes
+ask for one and learn how it went. It does not own the checkpointer process: whoever runs the loop calls
+`CheckpointRequests.take`, `checkpoint_due` and `create_checkpoint`, and waits in between as `is_checkpoint_on_schedule`
+allows.
 
 Online: the redo point comes first, so everything that changes from then on is in the log after it; then every page
 that was dirty is written and synced; then the record; then the control file, which is the only thing that makes the
@@ -114,10 +115,29 @@ def checkpoint_due(
     flags = requested
     if since_last_s >= settings.checkpoint_timeout:
         flags |= CheckpointFlags.CAUSE_TIME
-    segments = int(settings.max_wal_size / segment_size / (1 + settings.checkpoint_completion_target))
+    segments = _checkpoint_segments(settings, segment_size)
     if insert_lsn // segment_size >= redo_lsn // segment_size + max(1, segments - 1):
         flags |= CheckpointFlags.CAUSE_XLOG
     return flags
+
+
+def is_checkpoint_on_schedule(
+    settings: Settings, segment_size: int, *, progress: float, elapsed_s: float, wal_bytes: int
+) -> bool:
+    """Whether a checkpoint that has written this share of its pages is early enough to rest. Pure (PostgreSQL's
+    IsCheckpointOnSchedule).
+
+    All pages are to be written when `checkpoint_completion_target` of the way to the next checkpoint lies behind, by
+    whichever is further: the time since it began, or the WAL that was inserted since.
+    """
+    by_now = progress * settings.checkpoint_completion_target
+    by_volume = wal_bytes / segment_size / _checkpoint_segments(settings, segment_size)
+    return by_now >= by_volume and by_now >= elapsed_s / settings.checkpoint_timeout
+
+
+def _checkpoint_segments(settings: Settings, segment_size: int) -> int:
+    """WAL segments from one checkpoint to the next (CalculateCheckpointSegments)."""
+    return max(1, int(settings.max_wal_size / segment_size / (1 + settings.checkpoint_completion_target)))
 
 
 class CheckpointRequests:

@@ -22,10 +22,9 @@ from supervisor.engine.engine import Engine
 from supervisor.engine.recovery.checkpoint import CheckpointFlags, create_checkpoint, set_cluster_state
 from supervisor.engine.recovery.control import CheckPoint, ClusterState, ControlData, decode_checkpoint
 from supervisor.engine.storage.buffers import BufferPool
-from supervisor.engine.storage.files import relation_path
-from supervisor.engine.storage.page import LSN_AT, PAGE_BYTES
-from supervisor.engine.storage.redo import block_for_redo, finish_redo
-from supervisor.engine.transam.clog import TransactionInfo, record_time, redo_commit
+from supervisor.engine.storage.redo import BATCH_RECORDS, PageRedo, not_redone
+from supervisor.engine.transam import clog
+from supervisor.engine.transam.clog import TransactionInfo, record_time
 from supervisor.engine.transam.snapshot import FIRST_USER_RELATION
 from supervisor.engine.transam.xid import FIRST_NORMAL_XID, advance, newer
 from supervisor.engine.wal.lsn import WAL_DIRECTORY, format_lsn, parse_segment_name
@@ -93,78 +92,67 @@ class _RecoveryFlush:
 
 
 class Replay:
-    """Applies records to pages; what `recover` drives, and what a tool may."""
+    """What the log says, repeated: records are taken in order, and carried out in batches.
+
+    `recover` drives it, and a tool may. ServerError or ValueError for a record that cannot be.
+    """
 
     def __init__(self, disk: Disk, pool: BufferPool, checkpoint: CheckPoint) -> None:
-        self._disk = disk
         self._pool = pool
+        self._pages = PageRedo(
+            disk,
+            pool,
+            {Rmgr.TRANSACTION: clog.apply, Rmgr.HEAP: heap_redo.apply, Rmgr.BTREE: btree.apply},
+        )
         self.next_xid = checkpoint.next_xid
         self.next_relation = max(checkpoint.next_relation, FIRST_USER_RELATION)
-        self.last_commit_time: float | None = None
-        self._changed: set[int] = set()
-        self._handles: dict[int, int] = {}
-        self._redo: dict[int, Callable[[WalRecord], None]] = {
-            Rmgr.XLOG: self._redo_xlog,
-            Rmgr.TRANSACTION: self._redo_transaction,
+        self._last_commit: WalRecord | None = None
+        self._last_xid = 0
+        self._notes: dict[int, Callable[[WalRecord], None]] = {
+            Rmgr.XLOG: self._note_xlog,
+            Rmgr.TRANSACTION: self._note_transaction,
             Rmgr.STORAGE: self._redo_storage,
-            Rmgr.HEAP: lambda record: heap_redo.redo(record, pool),
-            Rmgr.BTREE: lambda record: btree.redo(record, pool),
         }
 
     @property
     def pages_changed(self) -> int:
         """How many pages were older than a record about them."""
-        return len(self._changed)
+        return self._pages.pages_changed
 
-    def apply(self, record: WalRecord) -> None:
-        """Repeat what a record says, as far as it is not done."""
-        for index, block in enumerate(record.blocks):
-            page = block.relation << 32 | block.block
-            if page not in self._changed and self._lsn_before(record, index) < record.end_lsn:
-                self._changed.add(page)
-        if record.xid >= FIRST_NORMAL_XID:
-            self.next_xid = newer(self.next_xid, advance(record.xid))
-        self._redo[record.rmgr](record)
+    @property
+    def last_commit_time(self) -> float | None:
+        """When the last transaction committed, seconds since the epoch."""
+        return None if self._last_commit is None else record_time(self._last_commit)
+
+    def take(self, record: WalRecord) -> None:
+        """Note what a record says of the whole cluster; `carry_out` repeats what it says of pages."""
+        xid = record.xid
+        if xid != self._last_xid and xid >= FIRST_NORMAL_XID:
+            self.next_xid = newer(self.next_xid, advance(xid))
+            self._last_xid = xid
+        if record.blocks:
+            self._pages.collect(record)
+        note = self._notes.get(record.rmgr)
+        if note is not None:
+            note(record)
+
+    def carry_out(self) -> None:
+        """Change the pages that the records taken are about, as far as it is not done."""
+        self._pages.carry_out()
 
     def close(self) -> None:
         """Give the files back that were looked into."""
-        for handle in self._handles.values():
-            self._disk.close(handle)
-        self._handles.clear()
+        self._pages.close()
 
-    def _lsn_before(self, record: WalRecord, index: int) -> int:
-        """The LSN of a page before its record. Where the record brings an image, the page on disk may be torn and is
-        not read as a page: eight bytes of it are."""
-        block = record.blocks[index]
-        if block.image is None:
-            buffer = self._pool.lock_for_redo(block.relation, block.block, zero=False)
-            lsn = int(self._pool.q[(self._pool.page_offset(buffer) + LSN_AT) // 8])
-            self._pool.unlock(buffer)
-            return lsn
-        handle = self._handles.get(block.relation)
-        if handle is None:
-            path = relation_path(block.relation)
-            if not self._disk.exists(path):
-                return 0
-            handle = self._handles[block.relation] = self._disk.open(path)
-        return int.from_bytes(self._disk.pread(handle, 8, block.block * PAGE_BYTES + LSN_AT), "little")
+    def _note_transaction(self, record: WalRecord) -> None:
+        if record.info == _COMMIT:
+            self._last_commit = record
 
-    def _redo_xlog(self, record: WalRecord) -> None:
+    def _note_xlog(self, record: WalRecord) -> None:
         if record.info in _CHECKPOINTS:
             checkpoint = decode_checkpoint(record.body)
             self.next_xid = newer(self.next_xid, checkpoint.next_xid)
             self.next_relation = max(self.next_relation, checkpoint.next_relation)
-
-    def _redo_transaction(self, record: WalRecord) -> None:
-        if record.info != _COMMIT:
-            return
-        self.last_commit_time = record_time(record)
-        buffer, older = block_for_redo(self._pool, record, 0)
-        if not older:
-            self._pool.unlock(buffer)
-            return
-        redo_commit(self._pool, self._pool.page_offset(buffer), record.xid)
-        finish_redo(self._pool, buffer, record.end_lsn)
 
     def _redo_storage(self, record: WalRecord) -> None:
         if record.info != STORAGE_CREATE:
@@ -319,10 +307,15 @@ def _replay_log(
                     Level.LOG,
                     f"redo in progress, elapsed time: {elapsed:.2f} s, current LSN: {format_lsn(record.lsn)}",
                 )
-        host.point(Point.REDO_RECORD)
-        _apply(replay, record)
+        try:
+            replay.take(record)
+        except (ServerError, ValueError) as error:
+            raise not_redone(record, error) from error
         records += 1
         last = record.lsn
+        if records % BATCH_RECORDS == 0:
+            replay.carry_out()
+    replay.carry_out()
     if not needed:
         return 0, 0
     if not first:
@@ -346,16 +339,6 @@ def _replay_log(
         end_reason=reader.end_reason,
     )
     return records, first
-
-
-def _apply(replay: Replay, record: WalRecord) -> None:
-    try:
-        replay.apply(record)
-    except (ServerError, ValueError) as error:
-        raise StartupError(
-            f"could not redo the record at {format_lsn(record.lsn)}: {error}",
-            hint="A page that is damaged and was not logged whole cannot be recovered from the write-ahead log.",
-        ) from error
 
 
 def _date(time: float, *, parts: bool = False) -> str:

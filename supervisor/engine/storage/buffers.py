@@ -183,7 +183,16 @@ class BufferPool:
         be torn on disk. Only redo, where nobody else writes, may hold other locks.
         """
         tag = relation << 32 | block
-        buffer = self._lock_seen(tag)
+        buffer = self._seen.get(tag, -1)
+        if buffer >= 0:  # `_lock_seen`, written out: nearly every record ends here
+            self._acquire(FIRST_BUFFER_LOCK + buffer)
+            if self.q[self._tag + buffer] == tag:
+                usage = self.q[self._usage + buffer]
+                if usage < MAX_USAGE:
+                    self.q[self._usage + buffer] = usage + 1
+            else:
+                self._release(FIRST_BUFFER_LOCK + buffer)
+                buffer = -1
         if buffer < 0:
             self._relations.ensure(relation, block + 1)
             while (buffer := self._lock_resident(tag)) < 0:

@@ -9,7 +9,7 @@ inserting the commit record, whose end becomes the page's LSN. From that follow 
 machinery for:
 
 - The bits reach the disk only after the commit record (WAL before data); and nobody reads them earlier, because the
-  transaction still runs until its record is flushed.
+  transaction still runs until its record is flushed (or, with `synchronous_commit` off, inserted).
 - A checkpoint's redo point cannot fall between the record and the bits (what PostgreSQL's DELAY_CHKPT flag is for):
   the page is marked dirty, under its lock, before the record is inserted. A redo point before the record replays it;
   one after it finds the page dirty and writes it, and has to wait for the page's lock to do so.
@@ -40,6 +40,8 @@ XIDS_PER_PAGE = (pages.PAGE_BYTES - pages.HEADER_BYTES) * 4
 _CACHE_LIMIT = 20_000
 _TIME = Struct("<d")
 _U16 = Struct("<H")
+_LOWER_KIND = Struct("<H6xH")
+"""Of a page, from `LOWER_AT` on."""
 
 
 class Status(IntEnum):
@@ -134,17 +136,19 @@ class CommitLog:
 
 def _set_committed(pool: BufferPool, at: int, byte: int, shift: int) -> None:
     mm = pool.mm
-    if pages.kind(mm, at) == pages.KIND_NEW:
+    lower, kind = _LOWER_KIND.unpack_from(mm, at + pages.LOWER_AT)
+    if kind == pages.KIND_NEW:
         pages.init(mm, at, pages.KIND_CLOG)
+        lower = pages.HEADER_BYTES
     mm[at + byte] = mm[at + byte] & ~(3 << shift) | Status.COMMITTED << shift
     # What lies beyond the last bits in use is a hole, which page images leave out.
-    if byte >= _U16.unpack_from(mm, at + pages.LOWER_AT)[0]:
+    if byte >= lower:
         _U16.pack_into(mm, at + pages.LOWER_AT, byte + 1)
 
 
-def redo_commit(pool: BufferPool, at: int, xid: int) -> None:
-    """Set the bits again, on the locked page at byte `at`."""
-    _, byte, shift = place(xid)
+def apply(record: WalRecord, index: int, pool: BufferPool, at: int) -> None:
+    """Set the bits of a COMMIT again, see `storage.redo.Apply`."""
+    _, byte, shift = place(record.xid)
     _set_committed(pool, at, byte, shift)
 
 

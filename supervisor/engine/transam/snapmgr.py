@@ -55,11 +55,6 @@ class SnapshotManager:
         """What is true now, whatever the isolation level: tables are looked up by it (`GetCatalogSnapshot`)."""
         return self._running.snapshot()
 
-    def keep(self) -> None:
-        """A statement begins that itself needs no snapshot; a REPEATABLE READ transaction takes its own by it."""
-        if self.repeatable:
-            self.statement()
-
     def end_statement(self) -> None:
         """The statement is over: what only its snapshot needed may be pruned."""
         kept = self._kept.xmin if self._kept is not None else 0

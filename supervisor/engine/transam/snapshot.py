@@ -1,12 +1,12 @@
 """Which transactions run, and what a statement may see of them (PostgreSQL's `procarray.c`, `varsup.c`).
 
-Owns the counters of transaction and relation numbers and the words `xid` and `xmin` of the PGPROC array, all in the
-region. It never asks what became of a transaction that is over: that is the commit log's. The two must be asked in
+Owns the counters of transaction and relation numbers and the words `xid`, `xmin` and `wait_xid` of the PGPROC array,
+all in the region. It never asks what became of a transaction that is over: that is the commit log's. The two must be asked in
 this order, first "does it run?", then "did it commit?", because a commit is written to the log before its number
 leaves the array.
 
-Locks: XID_GEN while a number is given out, PROC_ARRAY while a transaction ends and while a snapshot or a horizon is
-computed. A number enters the array before XID_GEN is released, so no snapshot can miss it and yet have seen a later
+Locks: XID_GEN while a number is given out; PROC_ARRAY while a transaction ends, while a wait for one begins or ends,
+and while a snapshot, a horizon or a deadlock is looked for. A number enters the array before XID_GEN is released, so no snapshot can miss it and yet have seen a later
 one end.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from supervisor import errors
 from supervisor.config import Settings
+from supervisor.engine.transam.deadlock import Wait, find_cycle
 from supervisor.engine.transam.xid import (
     FIRST_NORMAL_XID,
     HALF,
@@ -91,7 +92,9 @@ class RunningTransactions:
         self._oldest_xid = base + _OLDEST_XID
         self._xids = slice(procs.xid, procs.xid + procs.count)
         self._xmins = slice(procs.xmin, procs.xmin + procs.count)
+        self._pids = slice(procs.pid, procs.pid + procs.count)
         self._waits = slice(procs.wait_xid, procs.wait_xid + procs.count)
+        self._me = attachment.procno
         self._my_xid = procs.xid + attachment.procno
         self._my_xmin = procs.xmin + attachment.procno
         self._my_wait = procs.wait_xid + attachment.procno
@@ -226,6 +229,25 @@ class RunningTransactions:
     def end_wait(self) -> None:
         """Take the announcement back, whatever became of the wait."""
         self._locks.acquire(LWLock.PROC_ARRAY)
-        self._q[self._my_wait] = 0
-        self._q[self._row_waiters] -= 1
+        self._forget_wait()
         self._locks.release(LWLock.PROC_ARRAY)
+
+    def break_deadlock(self) -> tuple[Wait, ...]:
+        """The cycle of waits that this process waits in, its own first; its wait is then taken back. () if none.
+
+        Look and taking back are one under the lock: of the processes of a cycle that look at the same time, the first
+        finds it and the others find it broken, so each cycle has one victim (`DeadLockCheck`).
+        """
+        q = self._q
+        self._locks.acquire(LWLock.PROC_ARRAY)
+        waits, pids = q[self._waits].tolist(), q[self._pids].tolist()
+        procnos = find_cycle(self._me, q[self._xids].tolist(), waits)
+        if procnos:
+            self._forget_wait()
+        self._locks.release(LWLock.PROC_ARRAY)
+        return tuple(Wait(procno, pids[procno], waits[procno]) for procno in procnos)
+
+    def _forget_wait(self) -> None:
+        if self._q[self._my_wait]:
+            self._q[self._my_wait] = 0
+            self._q[self._row_waiters] -= 1

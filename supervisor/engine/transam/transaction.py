@@ -3,7 +3,9 @@
 Owns the order of the steps of a commit (PostgreSQL's `RecordTransactionCommit` and `CommitTransaction`):
 
 1. the commit record, together with the bits of the commit log (`clog` says why they are one),
-2. the flush: from here on the commit survives any crash,
+2. the flush: from here on the commit survives any crash. With `synchronous_commit` off nobody waits for it: the WAL
+   writer makes it within three times `wal_writer_delay`, and a crash before it takes the transaction back, with all
+   that committed after it (`wal.asynchronous` says what keeps pages honest meanwhile),
 3. the number leaves the array of running transactions: from here on others see it,
 4. whoever waited for one of its rows is woken (which is why no row needs to be unlocked).
 
@@ -30,6 +32,7 @@ class Transaction:
         self._wal = wal
         self._clog = clog
         self._running = running
+        self._synchronous = attachment.settings.synchronous_commit
         self.xid = 0
         """Its number; 0 while it has written nothing."""
 
@@ -43,7 +46,7 @@ class Transaction:
         return xid
 
     def commit(self) -> None:
-        """Make the transaction durable, then visible. Raises ServerError only before the record is inserted."""
+        """Make the transaction durable (unless `synchronous_commit` is off), then visible. Raises ServerError only before the record is inserted."""
         xid = self.xid
         if not xid:
             self._running.release_snapshot()
@@ -52,8 +55,9 @@ class Transaction:
         point(Point.COMMIT_BEFORE_RECORD)
         end = self._clog.log_commit(xid, self._host.wall_time())
         point(Point.COMMIT_AFTER_RECORD)
-        self._wal.flush(end)
-        point(Point.COMMIT_AFTER_FLUSH)
+        if self._synchronous:
+            self._wal.flush(end)
+            point(Point.COMMIT_AFTER_FLUSH)
         point(Point.COMMIT_BEFORE_VISIBLE)
         self.xid = 0
         self._running.finish(xid)

@@ -60,7 +60,7 @@ class Flusher:
         self._files = files
         self._segment_size = identity.segment_size
         self._fsync = settings.fsync
-        self._commit_delay_ms = -(-settings.commit_delay // 1000)
+        self.settings = settings
         self._host = attachment.host
         self._point = attachment.host.point
         self._locks = attachment.locks
@@ -141,8 +141,9 @@ class Flusher:
 
     def _write_and_sync(self) -> None:
         q = self._q
-        if self._commit_delay_ms and self._fsync and self._company() >= _COMMIT_SIBLINGS:
-            self._host.wait(None, self._commit_delay_ms)
+        commit_delay_ms = -(-self.settings.commit_delay // 1000)
+        if commit_delay_ms and self._fsync and self._company() >= _COMMIT_SIBLINGS:
+            self._host.wait(None, commit_delay_ms)
         target = q[self._insert]
         if target == q[self._flushed]:
             return

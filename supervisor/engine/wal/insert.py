@@ -253,6 +253,10 @@ class Wal:
         """(added, removed, recycled) segments after a checkpoint whose redo pointer is `before_lsn`."""
         return self._recycler.remove_or_recycle(before_lsn)
 
+    def use(self, settings: Settings) -> None:
+        """Go by other settings from now on; see Engine.use."""
+        self._flusher.settings = self._recycler.settings = settings
+
     def close(self) -> None:
         """Give the open segment back."""
         self._files.close()

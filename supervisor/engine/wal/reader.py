@@ -21,7 +21,7 @@ import msgspec
 
 from supervisor.engine.disk.disk import Disk
 from supervisor.engine.wal.lsn import format_lsn, segment_path
-from supervisor.engine.wal.record import HEADER, HEADER_SIZE, WalRecord, crc32c, decode
+from supervisor.engine.wal.record import HEADER, HEADER_SIZE, WalRecord, crc32c, decode_headed
 from supervisor.engine.wal.rmgr import RMGRS, Rmgr, XlogInfo
 from supervisor.engine.wal.segment import SEGMENT_HEADER_SIZE, Identity, check_segment_header
 
@@ -54,27 +54,32 @@ class WalReader:
     """
 
     def __init__(self, disk: Disk, identity: Identity) -> None:
-        self.end: WalEnd | None = None
         self.end_reason = ""
+        self._end: tuple[int, int, int] | None = None  # what `WalEnd` is made of, if anybody asks
         self._disk = disk
         self._identity = identity
         self._segment_size = identity.segment_size
         self._handle = -1
-        self._segno = -1
+        self._records_lsn = self._segment_end = -1  # of the open segment: the first record, the byte after all
         self._buffer = b""
         self._buffer_lsn = 0
         self._piece = FIRST_PIECE_BYTES
 
     @property
+    def end(self) -> WalEnd | None:
+        """Where the last walk ended, or stands; None before its first valid record."""
+        return None if self._end is None else WalEnd(*self._end)
+
+    @property
     def end_lsn(self) -> int:
         """The byte after the last valid record; 0 if there was none."""
-        return self.end.lsn if self.end is not None else 0
+        return 0 if self._end is None else self._end[0]
 
     def close(self) -> None:
         """Give the open file back."""
         if self._handle >= 0:
             self._disk.close(self._handle)
-        self._handle = self._segno = -1
+        self._handle = self._records_lsn = self._segment_end = -1
         self._buffer = b""
 
     def read_record(self, lsn: int) -> WalRecord | None:
@@ -88,22 +93,23 @@ class WalReader:
 
         At each record `end` already tells the end as it would be if nothing valid followed.
         """
-        self.end = None
+        self._end = None
         self.end_reason = ""
         self._buffer = b""  # What was read before may have been overwritten since.
         position = lsn
         prev = -1
         incarnation = -1
         while True:
-            position = self._next_start(position)
-            if position < 0:
-                return
-            reason = self._verify(position, prev, incarnation)
-            if reason is not None:
-                self.end_reason = reason
+            if not self._records_lsn <= position < self._segment_end:
+                position = self._next_start(position)
+                if position < 0:
+                    return
+            header = self._verify(position, prev, incarnation)
+            if isinstance(header, str):
+                self.end_reason = header
                 return
             try:
-                record = decode(self._buffer, position - self._buffer_lsn, position)
+                record = decode_headed(header, self._buffer, position - self._buffer_lsn, position)
             except ValueError as error:
                 # The CRC is right, so these are bytes that somebody meant: a record of other software, not damage.
                 self.end_reason = f"invalid record content at {format_lsn(position)}: {error}"
@@ -112,27 +118,22 @@ class WalReader:
             incarnation = record.incarnation
             position = record.end_lsn
             switched = record.rmgr == _XLOG and record.info == _SWITCH
-            if switched or self._segment_end(prev) - position < HEADER_SIZE:
-                position = self._segment_end(prev)
-            self.end = WalEnd(position, prev, incarnation)
+            if switched or self._segment_end - position < HEADER_SIZE:
+                position = self._segment_end
+            self._end = position, prev, incarnation
             yield record
 
-    def _segment_end(self, lsn: int) -> int:
-        return (lsn // self._segment_size + 1) * self._segment_size
-
     def _next_start(self, position: int) -> int:
-        """Where the next record must start: past the header if `position` begins a segment; -1 at the end."""
-        if position % self._segment_size == 0:
-            return position + SEGMENT_HEADER_SIZE if self._open(position) else -1
-        if position // self._segment_size != self._segno:
-            return position if self._open(position - position % self._segment_size) else -1
-        return position
+        """Where the next record must start, in a segment that is not open: past its header; -1 at the end."""
+        offset = position % self._segment_size
+        if not self._open(position - offset):
+            return -1
+        return position if offset else position + SEGMENT_HEADER_SIZE
 
     def _open(self, start_lsn: int) -> bool:
         """Open the segment that begins at `start_lsn` and check its header; else set `end_reason`."""
         self.close()
-        segno = start_lsn // self._segment_size
-        path = segment_path(self._identity.timeline, segno, self._segment_size)
+        path = segment_path(self._identity.timeline, start_lsn // self._segment_size, self._segment_size)
         if start_lsn <= 0 or not self._disk.exists(path):
             self.end_reason = f'could not open file "{path}": No such file or directory'
             return False
@@ -143,32 +144,36 @@ class WalReader:
             self.end_reason = reason
             self.close()
             return False
-        self._segno = segno
+        self._records_lsn = start_lsn + SEGMENT_HEADER_SIZE
+        self._segment_end = start_lsn + self._segment_size
         return True
 
-    def _fill(self, lsn: int, needed: int) -> None:
-        """Have the piece of the open segment that begins at `lsn` in the buffer, at least `needed` bytes of it."""
+    def _fill(self, lsn: int, needed: int) -> bytes:
+        """Have the piece of the open segment that begins at `lsn` in the buffer, at least `needed` bytes; the buffer."""
         offset = lsn % self._segment_size
         length = min(max(self._piece, needed), self._segment_size - offset)
         self._piece = min(self._piece * 2, PIECE_BYTES)
         self._buffer = self._disk.pread(self._handle, length, offset)
         self._buffer_lsn = lsn
+        return self._buffer
 
-    def _verify(self, lsn: int, prev: int, incarnation: int) -> str | None:
-        """None if a valid record is at `lsn`, which is then wholly in the buffer; else what is wrong.
+    def _verify(self, lsn: int, prev: int, incarnation: int) -> tuple[int, ...] | str:
+        """The header of the valid record at `lsn`, which is then wholly in the buffer; else what is wrong.
 
         `prev` and `incarnation` are those of the record before, -1 for the first record of a walk.
         """
+        buffer = self._buffer
         at = lsn - self._buffer_lsn
-        if len(self._buffer) - at < HEADER_SIZE or at < 0:
-            self._fill(lsn, HEADER_SIZE)
+        if len(buffer) - at < HEADER_SIZE or at < 0:
+            buffer = self._fill(lsn, HEADER_SIZE)
             at = 0
-            if len(self._buffer) < HEADER_SIZE:
+            if len(buffer) < HEADER_SIZE:
                 return f"invalid record length at {format_lsn(lsn)}: expected at least {HEADER_SIZE}, got 0"
-        crc, total, prev_link, _, its_incarnation, rmgr, info, _, _, _ = HEADER.unpack_from(self._buffer, at)
+        header = HEADER.unpack_from(buffer, at)
+        crc, total, prev_link, _, its_incarnation, rmgr, info, _, _, _ = header
         if total < HEADER_SIZE or total & 7:
             return f"invalid record length at {format_lsn(lsn)}: expected at least {HEADER_SIZE}, got {total}"
-        if total > self._segment_end(lsn) - lsn:
+        if total > self._segment_end - lsn:
             return f"record length {total} at {format_lsn(lsn)} too long"
         if rmgr >= _N_RMGRS:
             return f"invalid resource manager ID {rmgr} at {format_lsn(lsn)}"
@@ -183,9 +188,9 @@ class WalReader:
                     f" at {format_lsn(lsn)}"
                 )
         end = at + total
-        if end > len(self._buffer):
-            self._fill(lsn, total)
+        if end > len(buffer):
+            buffer = self._fill(lsn, total)
             at, end = 0, total
-        if crc != crc32c(self._buffer[at + _CRC_BYTES : end]):
+        if crc != crc32c(buffer[at + _CRC_BYTES : end]):
             return f"incorrect resource manager data checksum in record at {format_lsn(lsn)}"
-        return None
+        return header

@@ -141,19 +141,27 @@ def decode(buffer: bytes, at: int, lsn: int) -> WalRecord:
 
     Raises ValueError if its parts do not add up, which no record that was written by `encode_record` does.
     """
-    _, total, prev, xid, incarnation, rmgr, info, n_blocks, padding, body_length = HEADER.unpack_from(buffer, at)
+    return decode_headed(HEADER.unpack_from(buffer, at), buffer, at, lsn)
+
+
+def decode_headed(header: tuple[int, ...], buffer: bytes, at: int, lsn: int) -> WalRecord:
+    """As `decode`, for a caller that has taken the header apart, as `HEADER` does, to check it."""
+    _, total, prev, xid, incarnation, rmgr, info, n_blocks, padding, body_length = header
     body_end = at + total - padding
     body_at = body_end - body_length
-    blocks = _decode_blocks(buffer, at + HEADER_SIZE, n_blocks, body_at) if n_blocks else ()
+    blocks: tuple[BlockRef, ...] = ()
+    if n_blocks == 1:  # what nearly every record has
+        relation, block, length, _, _, flags = _BLOCK.unpack_from(buffer, at + HEADER_SIZE)
+        data = at + HEADER_SIZE + _BLOCK_SIZE
+        if not flags and data + length == body_at:
+            blocks = (BlockRef(relation, block, None, buffer[data:body_at]),)
+    if n_blocks and not blocks:
+        blocks = _decode_blocks(buffer, at + HEADER_SIZE, n_blocks, body_at)
     return WalRecord(lsn, lsn + total, prev, xid, RMGRS[rmgr], info, buffer[body_at:body_end], blocks, incarnation)
 
 
 def _decode_blocks(buffer: bytes, at: int, n_blocks: int, body_at: int) -> tuple[BlockRef, ...]:
     content = at + n_blocks * _BLOCK_SIZE
-    if n_blocks == 1:  # what nearly every record has
-        relation, block, length, start, end, flags = _BLOCK.unpack_from(buffer, at)
-        if not flags and content + length == body_at:
-            return (BlockRef(relation, block, None, buffer[content:body_at]),)
     if n_blocks > MAX_BLOCKS or content > body_at:
         raise ValueError(f"{n_blocks} blocks do not fit into the record")
     blocks = []

@@ -33,7 +33,7 @@ class Recycler:
         self._insert = words + INSERT
         self._recycle_lsn = words + RECYCLE_LSN
         self._distance = words + DISTANCE
-        self._settings = settings
+        self.settings = settings
         self._segment_size = identity.segment_size
         self._files = files
         self._flusher = flusher
@@ -117,7 +117,7 @@ class Recycler:
     def _horizon(self, before_lsn: int) -> int:
         """The last segment number worth having in advance."""
         size = self._segment_size
-        settings = self._settings
+        settings = self.settings
         redo_segno = before_lsn // size
         expected = 1.10 * (1.0 + settings.checkpoint_completion_target) * self._q[self._distance]
         wanted = -(-int(before_lsn + expected) // size)

@@ -1,0 +1,45 @@
+"""Processes and their parents: who adopts whom, and who dies with whom. The system calls, and the argument for them.
+
+The harness is a *subreaper*: a process whose parent died becomes its child, and not that of process 1, so nothing
+outlives a server unseen. And each process that it starts dies with it, also when it is SIGKILLed: a postmaster by
+`--die-with`, the judge and the watch by `die_with` here. Neither depends on anything that the harness still has to do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever loses its own among the descendants. Raises OSError. Again is harmless."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with(parent: int) -> None:
+    """This process gets SIGKILL when the thread that started it ends; at once if that has happened already."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def reap_orphans() -> None:
+    """Collect every child that has ended. Only when nobody waits for one of them any more."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"prctl({option}) failed: {os.strerror(error)}")
