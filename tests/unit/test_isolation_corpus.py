@@ -254,6 +254,11 @@ BAD = {
         T1 rc ok: append x
         T2 rc ok: read x = 1, append y
         T3 rr ok: read y = 2, read x ="""),
+    "read skew past an element of nobody known": (Anomaly.G_SINGLE, """
+        x: 0 1
+        y: 1 0
+        T1 rr ok: append x, append y
+        T2 rr ok: read x =, read y = 1 0"""),
     "a write over what the snapshot missed": (Anomaly.G_SINGLE, """
         x: 1
         y: 1 2

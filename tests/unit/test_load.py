@@ -16,9 +16,10 @@ import pytest
 
 from chaos.load import Acknowledgements, outside_requests, probe_request
 from chaos.plan import CampaignPlan
+from workloads.append import Append
 from workloads.bank import Bank
 from workloads.history import HistoryWriter
-from workloads.workload import ROLLBACK_KIND, Request, cycle_of, operation_id
+from workloads.workload import READ_KIND, ROLLBACK_KIND, Request, Workload, cycle_of, operation_id
 
 REQUEST = Request(1, 0, "transfer", {"source": 1, "target": 2, "amount": 3})
 GONE = 1 << 22  # above pid_max's largest value: nobody has it
@@ -93,11 +94,12 @@ def test_outside_requests_are_those_that_the_server_draws() -> None:
         assert next(Bank().requests(worker, request.operation, 1, seed)) == request
 
 
-def test_the_first_sign_of_life_asks_for_a_commit_under_an_id_of_its_own() -> None:
+@pytest.mark.parametrize("workload", [Bank(), Append()], ids=lambda workload: workload.name)
+def test_the_first_sign_of_life_commits_a_change_under_an_id_of_its_own(workload: Workload) -> None:
     workers = len(PLAN.worker_seeds)
     for cycle in range(50):
         plan = CampaignPlan(seed=7).cycle(cycle)
-        request, seed = probe_request(Bank(), plan)
-        assert request.kind != ROLLBACK_KIND
+        request, seed = probe_request(workload, plan)
+        assert request.kind not in (ROLLBACK_KIND, READ_KIND)
         assert request.operation == operation_id(cycle, workers + 1, 0)
-        assert next(Bank().requests(workers + 1, request.operation, 1, seed)) == request
+        assert next(workload.requests(workers + 1, request.operation, 1, seed)) == request
