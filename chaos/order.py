@@ -91,7 +91,7 @@ def read_order(run: RunDirectory) -> Order:
     try:
         return Order(
             plan=msgspec.convert(recorded["campaign"], CampaignPlan),
-            stop=StopRule(**recorded["stop"]),
+            stop=StopRule(**recorded.get("stop", {})),
             defect=recorded.get("defect"),
             require=recorded.get("require"),
             first_cycle=recorded.get("first_cycle", 0),
