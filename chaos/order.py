@@ -49,7 +49,7 @@ class StopRule:
 @dataclass(frozen=True, slots=True)
 class Order:
     """One campaign. `first_cycle` is the run's first, `next_cycle` the one to begin with (None: the first), `spent_s`
-    what earlier sittings took of the stop rule's duration."""
+    what earlier sittings took of the stop rule's duration, `judged_until_ns` where the last one met a full disk."""
 
     plan: CampaignPlan
     stop: StopRule
@@ -58,6 +58,7 @@ class Order:
     first_cycle: int = 0
     next_cycle: int | None = None
     spent_s: float = 0.0
+    judged_until_ns: int | None = None
 
     @property
     def begin(self) -> int:
@@ -90,7 +91,7 @@ def read_order(run: RunDirectory) -> Order:
     try:
         return Order(
             plan=msgspec.convert(recorded["campaign"], CampaignPlan),
-            stop=StopRule(**recorded["stop"]),
+            stop=StopRule(**recorded.get("stop", {})),
             defect=recorded.get("defect"),
             require=recorded.get("require"),
             first_cycle=recorded.get("first_cycle", 0),
@@ -127,7 +128,7 @@ def resume_order(run: RunDirectory, *, cycles: int | None = None, duration_s: fl
         raise RunDirectoryError(
             f"{run.path} has run all of its {stop.cycles} cycles: judge it with `crashbed judge`, or raise --kills"
         )
-    return replace(order, stop=stop, next_cycle=next_cycle, spent_s=spent_s)
+    return replace(order, stop=stop, next_cycle=next_cycle, spent_s=spent_s, judged_until_ns=info.judged_until_ns)
 
 
 def boot_id() -> str:

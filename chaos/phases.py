@@ -96,6 +96,19 @@ def cycles_of(harness: Iterable[Mapping[str, Any]]) -> list[Cycle]:
     ]
 
 
+def end_of_whole_cycles(run: RunDirectory) -> int:
+    """When the cycle that did not end was begun, or whatever else came after the last that did (CLOCK_MONOTONIC ns)."""
+    end = 0
+    fresh = True
+    for record in run.harness_records():
+        if fresh:
+            end, fresh = record["t"], False
+        fresh = record["ev"] == "cycle_end"
+        if fresh:
+            end = record["t"] + 1
+    return end
+
+
 def recoveries(cycles: Sequence[Cycle], evidence: Evidence, run: RunDirectory) -> Iterator[Recovery]:
     """The phases of every cycle whose blow landed, in ms since the blow."""
     lives = reigns(evidence)

@@ -7,6 +7,7 @@ should not carry.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import resource
@@ -22,12 +23,13 @@ from pathlib import Path
 from typing import Protocol
 
 import supervisor
-from chaos.campaign import Campaign, CycleResult
+from chaos.campaign import LEAST_FREE_BYTES, Campaign, CycleResult
 from chaos.defects import DEFECTS
 from chaos.errors import CampaignError, Unobservable
 from chaos.interruption import Interruption
 from chaos.order import Order, boot_id, resume_order, wait_for_server
 from chaos.orphans import adopt_orphans, reap_orphans
+from chaos.phases import end_of_whole_cycles
 from chaos.plan import WAL_WRITER_DELAY_MS, CampaignPlan
 from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
 from chaos.verdict import ExitCode
@@ -100,7 +102,8 @@ def _run(run: RunDirectory, order: Order, view: Viewer, *, keep: bool) -> Outcom
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             try:
-                _note_exit(run, ExitCode.INTERRUPTED if stopped else ExitCode.HARNESS_ERROR)
+                until_ns = end_of_whole_cycles(run) if _is_full(error, run) else None
+                _note_exit(run, ExitCode.INTERRUPTED if stopped else ExitCode.HARNESS_ERROR, judged_until_ns=until_ns)
             except RunDirectoryError as another:
                 view.say(str(another))
             view.say(f"what was recorded can be judged: crashbed judge {run.path}")
@@ -122,7 +125,10 @@ def _crash(run: RunDirectory, order: Order, view: Viewer, interruption: Interrup
         if order.resumes:
             # Before the witness: what it records belongs to this sitting.
             with run.harness_writer() as harness:
-                harness.append({"t": time.monotonic_ns(), "pid": os.getpid(), "ev": RESUMED, "cycle": order.begin})
+                harness.append(
+                    {"t": time.monotonic_ns(), "pid": os.getpid(), "ev": RESUMED, "cycle": order.begin,
+                     "judged_until_ns": order.judged_until_ns}
+                )  # fmt: skip
         kernel = made.enter_context(run.kernel_writer())
         with interruption.held():
             witness = open_witness(run.path.name)
@@ -262,7 +268,7 @@ def _until(order: Order, view: Viewer, watch: Watch | None) -> Callable[[int], b
 def _describe(run: RunDirectory, order: Order) -> None:
     info = run.read_info()
     info.plan = order.recorded()
-    info.finished = info.exit_code = None
+    info.finished = info.exit_code = info.judged_until_ns = None
     if order.resumes:
         # The old judgement is of less than the run will be.
         for path in (run.verdict_json, run.report_html, run.junit_xml, run.summary_md):
@@ -284,10 +290,18 @@ def _note_end(run: RunDirectory) -> None:
     run.write_info(info)
 
 
-def _note_exit(run: RunDirectory, exit_code: int) -> None:
+def _note_exit(run: RunDirectory, exit_code: int, *, judged_until_ns: int | None = None) -> None:
     info = run.read_info()
     info.exit_code = exit_code
+    info.judged_until_ns = judged_until_ns
     run.write_info(info)
+
+
+def _is_full(error: BaseException, run: RunDirectory) -> bool:
+    """Whether a run ended because there was no room, for it or for its server."""
+    refused = error if isinstance(error, OSError) else error.__cause__
+    no_room = isinstance(refused, OSError) and refused.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return no_room or shutil.disk_usage(run.path).free < LEAST_FREE_BYTES
 
 
 def _unusable(error: OSError, run: RunDirectory) -> RunDirectoryError:

@@ -32,7 +32,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +42,7 @@ from reports.records import RecordReader, RecordWriter, RunDirectoryError, read_
 from reports.verdict import SCHEMA, Verdict
 
 RESUMED = "resumed"
-"""The harness's record that begins another sitting."""
+"""The harness's record that begins another sitting; it keeps the `judged_until_ns` of the one before."""
 S = TypeVar("S", bound=msgspec.Struct)
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]+(-[0-9]+)?")
 
@@ -54,7 +53,8 @@ class RunInfo(msgspec.Struct, kw_only=True):
     """run.json: what a run is, so that it can be understood and repeated from the directory alone.
 
     Written when the run begins and again when it ends; `finished` and `exit_code` stay null when the harness
-    was killed before it could.
+    was killed before it could. `judged_until_ns` is set when the disk became full: what server and harness recorded
+    from then on (CLOCK_MONOTONIC) has holes that nobody can see, and is not judged.
     """
 
     seed: int
@@ -68,6 +68,7 @@ class RunInfo(msgspec.Struct, kw_only=True):
     stop_rule: str = ""
     finished: str | None = None
     exit_code: int | None = None
+    judged_until_ns: int | None = None
     schema: int = SCHEMA
 
 
@@ -251,9 +252,15 @@ class RunDirectory:
         return self.covers(record.get("t", 0))
 
     def sittings(self) -> list[Sitting]:
-        """The parts of the run, one for each harness that worked on it: one, unless it was resumed."""
-        bounds = [None, *(record["t"] for record in self.harness_records() if record["ev"] == RESUMED), None]
-        return [Sitting(self.path, since, until) for since, until in pairwise(bounds)]
+        """The parts of the run, one for each harness that worked on it: one, unless it was resumed.
+
+        Raises RunDirectoryError.
+        """
+        begins = [record for record in self.harness_records() if record["ev"] == RESUMED]
+        since = [None, *(record["t"] for record in begins)]
+        until = [record.get("judged_until_ns") or record["t"] for record in begins]
+        bounds = zip(since, [*until, self.read_info().judged_until_ns], strict=True)
+        return [Sitting(self.path, first, last) for first, last in bounds]
 
     def history_records(self) -> Sequence[RecordReader[dict[str, Any]]]:
         """One reader per process: each process' records are in order, those of two are not comparable."""

@@ -112,6 +112,7 @@ class KernelWitness:
         self._markers = 0
         self._reported = Lost(0, 0, 0, 0)
         self._stopped = False
+        self._refused = False  # the sink would not take records: a full disk
         self._checked_ns = 0  # nothing was lost before this time that has not been noted
         self.drained_ns = 0
         """Everything that happened before this time has gone to the sink."""
@@ -374,8 +375,14 @@ class KernelWitness:
             return
         if self._pending:
             records, self._pending = [*self._pending, *records], []
-        if records:
+        if not records or self._refused:
+            return
+        try:
             self._sink(encode(records))
+        except BaseException:
+            # What was refused is lost, so nothing later may make the account look whole: it stops here.
+            self._refused = True
+            raise
 
     def _note_loss(self) -> None:
         now, before = self.loss(), self._reported

@@ -213,7 +213,7 @@ def test_without_a_witness_supervision_is_not_judged(place: Bed, required: tuple
 
 @pytest.mark.parametrize("size_mb", [2, 5])
 def test_a_full_disk_is_an_error_of_the_harness_and_no_finding(place: Bed, size_mb: int) -> None:
-    """Full when the cluster is made, and full in the middle of the run."""
+    """Full when the cluster is made, and full in the middle of the run. What was recorded stays whole."""
     place.out.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "crashbed-test", str(place.out)], capture_output=True
@@ -229,6 +229,23 @@ def test_a_full_disk_is_an_error_of_the_harness_and_no_finding(place: Bed, size_
         assert "No space left on device" in done.errors or "disk" in done.errors, done
         assert "--out" in done.errors, "the remedy"
         assert place.left_behind(done.pid) == []
+        # With room again, what was recorded can be judged, and the run goes on where it met the full disk.
+        subprocess.run(["mount", "-o", "remount,size=100m", str(place.out)], check=True)
+        run = done.directory
+        ended = [record["cycle"] for record in run.harness_records() if record["ev"] == "cycle_end"]
+        judged = place.run("judge", str(run.path))
+        assert judged.status == 2 and run.read_verdict().cycles == len(ended), judged
+        resumed = place.start("run", "--resume", str(run.path))
+        wait_until(
+            "another cycle",
+            lambda: any(
+                record["cycle"] == len(ended) for record in run.harness_records() if record["ev"] == "cycle_end"
+            ),
+            deadline_s=30,
+        )
+        resumed.signal(signal.SIGINT)
+        again = resumed.end()
+        assert again.status == 2 and run.read_verdict().findings == (), again
     finally:
         subprocess.run(["umount", str(place.out)], check=True)
         shutil.rmtree(place.out)

@@ -11,6 +11,7 @@ These tests need root and tracefs. In CI they fail without; elsewhere they are s
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -265,6 +266,28 @@ def test_a_trace_that_stops_is_noticed(witness: KernelWitness, monkeypatch: pyte
     gap = account.gap(last + 1, last + 2)
     assert gap is not None
     assert gap.reason == "the kernel's trace stopped"
+
+
+def test_an_account_that_was_refused_once_never_looks_whole(witness: KernelWitness) -> None:
+    """A full disk that has room again a moment later."""
+    recorder = Recorder()
+    full = threading.Event()
+
+    def refusing(data: bytes) -> None:
+        if full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        recorder(data)
+
+    witness.start(refusing)
+    last = witness.drain()
+    full.set()
+    with pytest.raises(OSError, match="No space left"):
+        witness.drain()
+    full.clear()
+    witness.close()
+    account = recorder.account()
+    assert not account.whole(last + 1, last + 2)
+    assert not any(isinstance(record, Closed) for record in decode_lines(recorder.data.split(b"\n")))
 
 
 def test_a_drain_brings_everything_before_it(witness: KernelWitness) -> None:

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from chaos.judge import WITNESS_REMEDY, judge_run
+from chaos.phases import end_of_whole_cycles
 from chaos.plan import CampaignPlan
 from chaos.verdict import Reason
 from chaos.witness.records import Closed, Opened, Unwitnessed, encode
@@ -389,3 +390,25 @@ def test_a_loss_after_a_run_was_resumed_is_found(record: Callable[..., Recorded]
     recorded.cycle(1, lost_one(1))
     verdict = recorded.judged()
     assert [finding.cycle for finding in verdict.findings] == [1]
+
+
+def test_what_was_recorded_once_the_disk_was_full_is_not_judged(record: Callable[..., Recorded]) -> None:
+    """The second cycle looks like a loss, because what was recorded of it has holes."""
+    recorded = record(finished=False)
+    recorded.cycle(0, asked(0))
+    recorded.cycle(1, lost_one(1), ended=False)
+    assert recorded.judged().status is Status.FINDING
+    until_ns = end_of_whole_cycles(recorded.run)
+    assert until_ns == CYCLE_MS * MS, "where the cycle was begun that did not end"
+    info = recorded.run.read_info()
+    info.judged_until_ns = until_ns
+    recorded.run.write_info(info)
+    verdict = recorded.judged()
+    assert (verdict.status, verdict.cycles, verdict.findings) == (Status.INTERRUPTED, 1, ())
+
+
+def test_a_run_without_a_whole_cycle_is_judged_up_to_its_first_record(record: Callable[..., Recorded]) -> None:
+    recorded = record(finished=False)
+    assert end_of_whole_cycles(recorded.run) == 0
+    recorded.cycle(3, asked(3), ended=False)
+    assert end_of_whole_cycles(recorded.run) == 3 * CYCLE_MS * MS

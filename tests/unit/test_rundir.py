@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from reports.records import RecordReader, RecordWriter, read_records
-from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
+from reports.rundir import RunDirectory, RunDirectoryError, RunInfo, sweep
 from reports.verdict import OracleRow, OracleStatus, Status, Verdict
 
 NOON = datetime(2025, 11, 20, 12, 0, 0, tzinfo=UTC)
@@ -265,3 +265,27 @@ def test_a_failed_replacement_leaves_the_old_file_whole(tmp_path: Path, monkeypa
     monkeypatch.undo()
     assert run.verdict_json.read_bytes() == before
     assert sorted(path.name for path in run.path.iterdir() if path.is_file()) == ["run.json", "verdict.json"]
+
+
+def test_a_run_has_one_writer_and_its_lock_ends_with_it(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, 1, now=NOON)
+    another = RunDirectory.open(run.path)
+    refused = pytest.raises(RunDirectoryError, match="is being written by a run that has not ended")
+    with run.lock(), refused, another.lock():
+        pass
+    with another.lock():
+        pass
+
+
+def test_a_sweep_removes_what_killed_runs_left_and_nothing_else(tmp_path: Path) -> None:
+    killed, living = (RunDirectory.create(tmp_path, seed, now=NOON) for seed in (1, 2))
+    foreign = RunDirectory(tmp_path / "of-somebody-else")
+    for run in (killed, living, foreign):
+        for directory in (run.template, run.pgdata, run.code, run.path / "code.new"):
+            directory.mkdir(parents=True)
+        (run.path / ".run.json.new").write_text("{")
+    with living.lock():
+        removed = sweep(tmp_path)
+    assert {path.relative_to(killed.path).name for path in removed} == {"template", "code.new", ".run.json.new"}
+    assert killed.pgdata.exists() and killed.code.exists() and killed.run_json.exists()
+    assert living.template.exists() and foreign.template.exists()
