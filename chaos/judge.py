@@ -25,7 +25,7 @@ from chaos.oracles.data import sum_ledgers
 from chaos.oracles.oracle import OracleResult, merge
 from chaos.orphans import die_with
 from chaos.phases import Cycle
-from chaos.plan import loss_window_ns
+from chaos.plan import EPOCH_CYCLES, loss_window_ns
 from chaos.sitting import JudgedSitting, judge_sitting
 from chaos.timelines import timelines
 from chaos.trends import resources
@@ -257,6 +257,8 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
         words += ["--point", selector]
     if campaign["point_one_in"] == 0:
         words += ["--no-points"]
+    if campaign["epoch_cycles"] != EPOCH_CYCLES:
+        words += ["--epoch", str(campaign["epoch_cycles"])]
     if not campaign.get("synchronous_commit", True):
         words += ["--synchronous-commit", "off"]
     if info.plan["defect"]:

@@ -29,6 +29,9 @@ OUTSIDE_ONE_IN: Final = 20
 """One operation in 20 is sent by an outside client."""
 
 
+EPOCH_CYCLES: Final = 50
+"""Cycles on one cluster, unless a run says otherwise."""
+
 DELAY_MS: Final = (0.0, 40.0)
 ASYNCHRONOUS_DELAY_MS: Final = (200.0, 600.0)
 """The delays of a campaign with asynchronous commit: most of what a cycle commits is older than the loss window."""
@@ -228,7 +231,7 @@ class CampaignPlan(msgspec.Struct, frozen=True):
     points: tuple[str, ...] = ()
     point_one_in: int = POINT_ONE_IN
     delay_ms: tuple[float, float] = DELAY_MS
-    epoch_cycles: int = 50
+    epoch_cycles: int = EPOCH_CYCLES
     operations: int = OPERATIONS_PER_CYCLE
     synchronous_commit: bool = True
 

@@ -129,7 +129,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trend(msgspec.Struct, frozen=True, kw_only=True):
-    """How a quantity grew over one life, per cycle: the slope and its 95 % interval.
+    """How a quantity grew per cycle: the slope and its 95 % interval, over so many cycles of so many lives.
 
     `most` is the rate above which the interval would be a finding; None where growth is shown and not judged.
     """
@@ -137,8 +137,7 @@ class Trend(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     quantity: str
     unit: str
-    life: int
-    first_cycle: int
+    lives: int
     cycles: int
     slope: float
     low: float

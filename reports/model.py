@@ -117,7 +117,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class UsedRow:
-    """One quantity over a run: how it grew in the longest life, of all that there were."""
+    """One quantity over a run, and how it grew; `lives` are all that there were, `trend` has those that were fitted."""
 
     owner: str
     quantity: str
@@ -125,7 +125,7 @@ class UsedRow:
     most: float
     unit: str
     lives: int
-    longest: Trend | None
+    trend: Trend | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +285,7 @@ def _fault_counts(harness: Sequence[dict[str, Any]]) -> tuple[tuple[str, int], .
 
 def _used(resources: Resources) -> Iterator[UsedRow]:
     for series in resources.series:
-        mine = [t for t in resources.trends if (t.owner, t.quantity) == (series.owner, series.quantity)]
+        mine = (t for t in resources.trends if (t.owner, t.quantity) == (series.owner, series.quantity))
         yield UsedRow(
             owner=series.owner,
             quantity=series.quantity,
@@ -293,7 +293,7 @@ def _used(resources: Resources) -> Iterator[UsedRow]:
             most=max(series.values),
             unit=series.unit,
             lives=len(set(series.lives)),
-            longest=max(mine, key=lambda trend: trend.cycles, default=None),
+            trend=next(mine, None),
         )
 
 

@@ -129,7 +129,7 @@ def _details(recoveries: tuple[Recovery, ...], cycles: int, hostile: str) -> Det
         lives=tuple((cycle - 1) // 120 for cycle in samples), values=(13.0,) * cycles,
     )  # fmt: skip
     trend = Trend(
-        owner="postmaster", quantity="descriptors", unit="descriptors", life=0, first_cycle=1, cycles=min(cycles, 120),
+        owner="postmaster", quantity="descriptors", unit="descriptors", lives=1, cycles=min(cycles, 120),
         slope=0.0, low=0.0, high=0.0, most=0.02, judged=cycles >= 100,
     )  # fmt: skip
     ways = (("STARTUP", "RUN", cycles), ("RUN", "WAIT", cycles), ("WAIT", "STARTUP", cycles), ("WAIT", "exit", 0))

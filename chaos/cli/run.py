@@ -16,7 +16,7 @@ from chaos.cli.view import View
 from chaos.defects import DEFECTS
 from chaos.order import Order, StopRule, read_order
 from chaos.phases import cycles_of
-from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, POINT_ONE_IN, CampaignPlan, FaultKind
+from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan, FaultKind
 from chaos.start import resume_campaign, run_campaign
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
@@ -60,6 +60,8 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 @click.option("--no-points", is_flag=True, help="Place no fault at a point, all of them in time.")
 @click.option("--synchronous-commit", type=click.Choice(["on", "off"]), default="on", show_default=True,
               help="off: commits do not wait for their flush, and the judge allows for the last ones.")  # fmt: skip
+@click.option("--epoch", "epoch_cycles", type=click.IntRange(1), default=EPOCH_CYCLES, show_default=True, metavar="N",
+              help="Cycles on one cluster and under one postmaster, before a fresh one.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="Seed of all choices.  [default: drawn and printed]")
 @click.option(
     "--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Where run directories go."
@@ -83,6 +85,7 @@ def run_command(
     points: tuple[str, ...],
     no_points: bool,
     synchronous_commit: str,
+    epoch_cycles: int,
     seed: int | None,
     out: Path,
     defect: str | None,
@@ -120,6 +123,7 @@ def run_command(
         faults=tuple(FaultKind(name) for name in faults),
         points=points,
         point_one_in=1 if points else 0 if no_points else POINT_ONE_IN,
+        epoch_cycles=epoch_cycles,
         synchronous_commit=synchronous_commit == "on",
         delay_ms=DELAY_MS if synchronous_commit == "on" else ASYNCHRONOUS_DELAY_MS,
     )

@@ -22,12 +22,6 @@ from tests.support.campaigns import Bed, Ended, bed, plans_of
 pytestmark = pytest.mark.live
 
 CYCLES, EPOCH = 7, 3
-# What the command line does not offer: epochs so short that a small campaign has several.
-SHORT_EPOCHS = f"""
-import chaos.cli.run as run
-plan = run.CampaignPlan
-run.CampaignPlan = lambda **options: plan(**options, epoch_cycles={EPOCH})
-"""
 POINTS = ("startup/REDO_RECORD:5", "checkpointer/CHECKPOINT_BEFORE_CONTROL:1", "walwriter/WAL_FLUSH_BEFORE_WRITE:1")
 
 
@@ -39,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 
 @pytest.fixture(scope="module")
 def campaign(place: Bed) -> Ended:
-    return place.campaign("--kills", str(CYCLES), "--seed", "5", prelude=SHORT_EPOCHS)
+    return place.campaign("--kills", str(CYCLES), "--epoch", str(EPOCH), "--seed", "5")
 
 
 @pytest.fixture(scope="module")

@@ -18,19 +18,13 @@ from tests.support.campaigns import bed
 pytestmark = [pytest.mark.live, pytest.mark.long, pytest.mark.timeout(400)]
 
 CYCLES = LEAST_CYCLES + 5
-# What the command line does not offer: an epoch that is longer than fifty cycles.
-LONG_EPOCH = f"""
-import chaos.cli.run as run
-plan = run.CampaignPlan
-run.CampaignPlan = lambda **options: plan(**options, epoch_cycles={CYCLES})
-"""
 
 
 def test_a_hundred_crashes_leave_nothing_in_the_postmaster(tmp_path: Path) -> None:
     with bed(tmp_path / "out") as place:
         # Placed nowhere near recovery: a startup process that is killed would end the postmaster, and its life.
-        arguments = ("--kills", str(CYCLES), "--seed", "12", "--no-points", "--backends", "4")
-        running = place.start("run", "--out", str(place.out), *arguments, prelude=LONG_EPOCH)
+        arguments = ("--kills", str(CYCLES), "--seed", "12", "--no-points", "--backends", "4", "--epoch", str(CYCLES))
+        running = place.start("run", "--out", str(place.out), *arguments)
         done = running.end(deadline_s=300)
         assert done.status == 0, done
         (row,) = [row for row in done.directory.read_verdict().oracles if row.name == "leak"]

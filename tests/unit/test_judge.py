@@ -334,12 +334,13 @@ def test_a_kill_that_the_witness_did_not_see_proves_nothing(record: Callable[...
     [
         ({}, {}, "--kills 2"),
         ({"stop": {"cycles": None, "duration_s": 90.0}}, {}, "--duration 90s"),
+        ({}, {}, "--epoch 2"),
         ({}, {"point_one_in": 0}, "--no-points"),
         ({}, {"points": ("backend#2/DISK_OPEN:5",), "point_one_in": 1}, "--point 'backend#2/DISK_OPEN:5'"),
         ({}, {"synchronous_commit": False}, "--synchronous-commit off"),
         ({"defect": "acknowledged-before-wal"}, {}, "--defect acknowledged-before-wal"),
     ],
-    ids=["kills", "duration", "no points", "a point", "asynchronous commit", "a defect"],
+    ids=["kills", "duration", "short epochs", "no points", "a point", "asynchronous commit", "a defect"],
 )
 def test_the_reproducing_command_says_what_was_run(
     record: Callable[..., Recorded], plan: dict[str, Any], options: dict[str, Any], words: str

@@ -309,7 +309,9 @@ def test_the_page_says_what_it_shows_of_how_many_and_why(tmp_path: Path) -> None
 def test_growth_is_shown_with_its_interval_and_judged_only_when_long_enough(tmp_path: Path) -> None:
     for cycles, judged in ((60, "too short"), (120, "held")):
         _, page = _render(tmp_path / judged.replace(" ", "-"), Status.HELD, cycles=cycles)
-        assert re.search(rf"Postmaster: descriptors .* {cycles} cycles 13 13 0 0 to 0 0.02 (✓ )?{judged}", page.text)
+        assert re.search(
+            rf"Postmaster: descriptors .* {cycles} cycles in 1 of 1 life 13 13 0 0 to 0 0.02 (✓ )?{judged}", page.text
+        )
 
 
 def test_the_time_to_recover_is_parted_by_fault_victim_and_size() -> None:

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from scipy.stats import theilslopes
 
 from chaos.oracles import leak
-from chaos.trends import LEAST_CYCLES, QUANTITIES, resources
+from chaos.trends import LEAST_CYCLES, LEAST_OF_A_LIFE, QUANTITIES, pooled_slope, resources
 from reports.details import Resources, Trend
 from reports.verdict import OracleStatus
 
@@ -37,8 +38,8 @@ def recorded(lives: list[int], of: Callable[[str, int], float] = lambda field, c
     return records
 
 
-def trend(found: Resources, quantity: str, owner: str = "postmaster", life: int = 0) -> Trend:
-    (one,) = [t for t in found.trends if (t.owner, t.quantity, t.life) == (owner, quantity, life)]
+def trend(found: Resources, quantity: str, owner: str = "postmaster") -> Trend:
+    (one,) = [t for t in found.trends if (t.owner, t.quantity) == (owner, quantity)]
     return one
 
 
@@ -54,7 +55,7 @@ def test_a_planted_leak_is_found(quantity: Any) -> None:
     assert gained == pytest.approx(1.5 * quantity.most, rel=0.1)
     said = f"the postmaster gains {gained:.3g} {quantity.unit} a cycle ({quantity.name}), surely more than "
     assert failure.message.startswith(said)
-    assert failure.evidence[0].startswith("harness: 400 samples of postmaster 0, cycles 0 to 399: slope ")
+    assert failure.evidence[0].startswith("harness: 400 samples in 1 lives of postmasters: slope ")
 
 
 def test_a_steady_postmaster_holds_whatever_its_children_and_files_do() -> None:
@@ -66,19 +67,28 @@ def test_a_steady_postmaster_holds_whatever_its_children_and_files_do() -> None:
     assert trend(found, "files", "data directory").most is None
 
 
-def test_a_short_life_is_not_judged_however_steep() -> None:
-    lives = [LEAST_CYCLES - 1] * 3
+@pytest.mark.parametrize(
+    "lives", [[LEAST_CYCLES - 1], [LEAST_OF_A_LIFE - 1] * 20], ids=["too few cycles", "too short lives"]
+)
+def test_too_little_is_not_judged_however_steep(lives: list[int]) -> None:
     result = leak.judge(resources(recorded(lives, lambda field, nth: 1000 * nth)).trends)
     assert (result.status, result.trials) == (OracleStatus.NOT_JUDGED, 0)
-    assert result.reason == "no postmaster lived for 100 cycles; the longest life had 99"
+    assert result.reason == "it takes 100 cycles of postmasters that live for 40 or more"
 
 
-def test_each_life_is_fitted_by_itself() -> None:
-    """The second postmaster starts low again: over both the slope would be flat, and its leak unseen."""
-    found = resources(recorded([150, 150], lambda field, nth: nth if field == "descriptors" else 0))
-    assert [trend(found, "descriptors", life=life).slope for life in (0, 1)] == [pytest.approx(1), pytest.approx(1)]
-    assert trend(found, "descriptors", life=1).first_cycle == 150
-    assert leak.judge(found.trends).failed == 2
+def test_what_leaks_in_lives_of_fifty_cycles_is_found_over_all_of_them() -> None:
+    """Each postmaster starts low again: from one to the next nothing grew, and within each it did."""
+    found = resources(recorded([50] * 4, lambda field, nth: nth // 20 if field == "descriptors" else 0))
+    grown = trend(found, "descriptors")
+    assert (grown.lives, grown.cycles, grown.judged) == (4, 200, True)
+    assert grown.low > 0.02
+    assert leak.judge(found.trends).failed == 1
+
+
+def test_one_life_is_fitted_as_scipy_fits_it() -> None:
+    points = [(float(x), float(x % 7 + x // 9)) for x in range(120)]
+    known = theilslopes([y for _, y in points], [x for x, _ in points], alpha=0.95)
+    assert pooled_slope([points]) == pytest.approx((known.slope, known.low_slope, known.high_slope))
 
 
 def test_neither_a_first_growth_nor_an_odd_sample_is_a_leak() -> None:
