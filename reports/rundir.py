@@ -117,7 +117,7 @@ class RunDirectory:
         if not (path / "run.json").is_file():
             if _NAME.fullmatch(path.name):
                 raise RunDirectoryError(
-                    f"{path} has no run.json: its run ended before anything was recorded, remove it"
+                    f"{path} is not a run directory (it has no run.json): its run ended before anything was recorded"
                 )
             inside = sorted(child.name for child in path.iterdir() if (child / "run.json").is_file())
             hint = (

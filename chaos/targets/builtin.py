@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -272,15 +272,23 @@ class BuiltinTarget:
         process.wait()
         self._process = None
         servers += [child for child in children_of(os.getpid()) if child.pid not in before]
-        for server in servers:
-            server.signal(signal.SIGKILL)
-        wait_ended(servers, deadline_s=STOP_DEADLINE_S)
-        for server in servers:
-            with suppress(ChildProcessError):  # the postmaster had reaped it
-                os.waitid(os.P_PIDFD, server.pidfd, os.WEXITED | os.WNOHANG)
-            server.close()
+        while servers and _end(servers):
+            # The kernel's list of children may skip some while others end: look until there is nobody.
+            servers = [child for child in children_of(os.getpid()) if child.pid not in before]
 
     def close(self) -> None:
         """Kill what still runs and remove the socket's directory."""
         self.kill()
         shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+def _end(servers: Sequence[ServerProcess]) -> bool:
+    """SIGKILL them, wait for their end, and reap those whose parent this process has become; False if one stays."""
+    for server in servers:
+        server.signal(signal.SIGKILL)
+    ended = wait_ended(servers, deadline_s=STOP_DEADLINE_S)
+    for server in servers:
+        with suppress(ChildProcessError):  # the postmaster had reaped it
+            os.waitid(os.P_PIDFD, server.pidfd, os.WEXITED | os.WNOHANG)
+        server.close()
+    return ended
