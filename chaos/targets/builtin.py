@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 import supervisor
-from chaos.orphans import adopt_orphans
+from chaos.orphans import adopting_orphans
 from chaos.targets.process import ServerProcess, child_pids, children_of, wait_ended
 from chaos.witness.tracefs import PREFIX, instance_name, owner_lives
 from supervisor.postmaster.initdb import initialise
@@ -265,16 +265,16 @@ class BuiltinTarget:
         process = self._process
         if process is None:
             return
-        adopt_orphans()
-        before = set(child_pids(os.getpid()))
-        servers = children_of(process.pid)
-        process.kill()
-        process.wait()
-        self._process = None
-        servers += [child for child in children_of(os.getpid()) if child.pid not in before]
-        while servers and _end(servers):
-            # The kernel's list of children may skip some while others end: look until there is nobody.
-            servers = [child for child in children_of(os.getpid()) if child.pid not in before]
+        with adopting_orphans():
+            before = set(child_pids(os.getpid()))
+            servers = children_of(process.pid)
+            process.kill()
+            process.wait()
+            self._process = None
+            servers += [child for child in children_of(os.getpid()) if child.pid not in before]
+            while servers and _end(servers):
+                # The kernel's list of children may skip some while others end: look until there is nobody.
+                servers = [child for child in children_of(os.getpid()) if child.pid not in before]
 
     def close(self) -> None:
         """Kill what still runs and remove the socket's directory."""

@@ -94,8 +94,8 @@ def test_two_harnesses_never_write_one_run(place: Bed) -> None:
     assert running.process.poll() is None
     running.signal(signal.SIGKILL)
     running.process.wait()
-    name = running.directory.path.name
-    wait_until("the server's end", lambda: not processes_of({name}))
+    path = running.directory.path
+    wait_until("the server's end", lambda: not processes_of([path]))
 
 
 def of_another_version(info: RunInfo) -> None:

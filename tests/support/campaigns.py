@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,8 @@ class Bed:
         """What a harness left on the machine beside its run directories: nothing, if all is well."""
         left = [f"socket directory {path}" for path in self.temporary.glob(f"{PREFIX}*")]
         left += [f"trace instance {name}" for name in trace_instances() if name.startswith(f"{PREFIX}{pid}-")]
-        # Run directories only: any other file's name may be part of a command line that has nothing to do with it.
-        names = {path.parent.name for path in self.out.glob("*/run.json")}
-        return left + [f"process {process}" for process in processes_of(names)]
+        runs = [path.parent for path in self.out.glob("*/run.json")]
+        return left + [f"process {process}" for process in processes_of(runs)]
 
     def close(self) -> None:
         """End what still runs."""
@@ -167,15 +166,17 @@ def run_directory_in(output: str, cwd: Path) -> RunDirectory:
     return RunDirectory.open(cwd / match[1])
 
 
-def processes_of(run_names: set[str]) -> list[int]:
-    """The living processes that work for one of these runs: by their command line, or by the memory they map."""
-    marks = [name.encode() for name in run_names]
+def processes_of(runs: Iterable[Path]) -> list[int]:
+    """The living processes that work for one of these run directories, by their command line: the server's processes
+    have the postmaster's, with its data directory. Not by the run's name, which is a second and a seed: another
+    worker's run may have the same."""
+    marks = [f"{run.resolve()}{end}".encode() for run in runs for end in ("\0", "/")]
     found = []
     for path in Path("/proc").iterdir():
         if not path.name.isdigit() or int(path.name) == os.getpid():
             continue
         try:
-            text = (path / "cmdline").read_bytes() + (path / "maps").read_bytes()
+            text = (path / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         if any(mark in text for mark in marks):
