@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,10 @@ from tests.support.server import LiveServer
 settings.register_profile("gate", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile("nightly", parent=settings.get_profile("gate"), max_examples=1000)
 settings.load_profile(os.environ.get("CRASHBED_PROFILE", "gate"))
+
+# A suite that a script starts with `&` inherits SIGINT ignored, and so would every command that a test interrupts. A
+# handler of this process is none of theirs: after exec they begin with the default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeServer = Callable[..., LiveServer]
 MakeScene = Callable[..., Scene]
