@@ -247,7 +247,7 @@ def test_a_full_disk_is_an_error_of_the_harness_and_no_finding(place: Bed, size_
         again = resumed.end()
         assert again.status == 2 and run.read_verdict().findings == (), again
     finally:
-        subprocess.run(["umount", str(place.out)], check=True)
+        subprocess.run(["umount", "--lazy", str(place.out)], check=True)
         shutil.rmtree(place.out)
 
 
