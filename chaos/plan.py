@@ -35,7 +35,7 @@ EPOCH_CYCLES: Final = 50
 DELAY_MS: Final = (0.0, 40.0)
 ASYNCHRONOUS_DELAY_MS: Final = (180.0, 340.0)
 """The delays of a campaign with asynchronous commit: something that a cycle commits is older than the loss window, and
-on a quick machine its 2,000 operations are not all done before the kill (at 600 ms they were)."""
+on a quick machine its 2,000 operations are not all done before the kill."""
 
 WAL_WRITER_DELAY_MS: Final = 20
 """What such a campaign runs the server with: the loss window must be short against a cycle, or nothing is judged."""
