@@ -211,6 +211,8 @@ def test_a_server_survives_a_crash_and_a_shutdown_without_its_lock_file(make_ser
 
 def test_idle_children_leave_soon_after_their_postmaster_and_tell_their_clients(server: LiveServer) -> None:
     with server.connect() as connection:
+        # It is forked a moment after the first clients were let in, and has the postmaster's name until it takes its own.
+        wait_until("the WAL writer's name", lambda: any(p.role == "walwriter" for p in server.target.processes()))
         with orphans_of(server) as children:
             assert sorted(process.role for process in children.values()) == [
                 "backend", "bgwriter", "checkpointer", "walwriter",
