@@ -48,6 +48,8 @@ def reload(server: LiveServer, text: str) -> None:
     write(server, text)
     server.signal_postmaster(signal.SIGHUP)
     wait_until("the postmaster to reload", lambda: server.log().count(RELOADING) > times)
+    # It says so before it reads the file. Whoever is served from now on was accepted after all children were told.
+    server.connect().close()
 
 
 def show(server: LiveServer, name: str) -> str:
@@ -94,7 +96,7 @@ def test_every_child_reads_the_file_again(make_server: MakeServer) -> None:
             "all children to have read it",
             lambda: said_in_children(server, 'parameter "bgwriter_delay" changed to "50ms"') >= children,
         )
-        assert set(server.roles()) == children, "nobody died of it"
+        assert set(server.roles()) >= children, "nobody died of it"
 
 
 def not_told(scene: Scene) -> list[str]:
@@ -120,7 +122,8 @@ def test_the_rule_sees_children_that_are_not_told(make_scene: MakeScene, tmp_pat
     with scene.server.knock() as session:
         session.log_in()
         reload(scene.server, "")
-        assert sorted(not_told(scene)) == ["bgwriter", "checkpointer", "walwriter"]
+        deaf = ["bgwriter", "checkpointer", "walwriter"]
+        wait_until("none but these to be untold", lambda: sorted(not_told(scene)) == deaf)
 
 
 def test_the_checkpointer_goes_by_the_new_interval(server: LiveServer) -> None:
