@@ -24,7 +24,7 @@ from chaos.load import Load, probe_request
 from chaos.plan import CampaignPlan, CyclePlan
 from chaos.resources import files_below, used_by
 from chaos.strike import Strike
-from chaos.targets.builtin import BuiltinTarget, TargetError
+from chaos.targets.target import Target, TargetError
 from chaos.witness.proc_maps import mapped_memories
 from reports.records import RecordWriter
 from reports.rundir import RunDirectory
@@ -55,13 +55,13 @@ class CycleResult:
 
 
 class Campaign:
-    """One campaign over the built-in server, written into one run directory."""
+    """One campaign over one target, written into one run directory."""
 
     def __init__(
         self,
         run: RunDirectory,
         plan: CampaignPlan,
-        target: BuiltinTarget,
+        target: Target,
         points: PointMap,
         *,
         on_cycle: Callable[[CycleResult], None],
@@ -146,7 +146,7 @@ class Campaign:
     def _cycle(self, plan: CyclePlan) -> None:
         result = CycleResult(plan)
         workload = WORKLOADS[plan.workload]
-        generation = self._target.journal.ready_generation
+        generation = self._target.ready_generation
         self._emit("cycle_begin", cycle=plan.cycle, epoch=plan.epoch, plan=plan)
         strike = Strike(plan, self._target, self._points)
         strike.prepare()
@@ -169,9 +169,9 @@ class Campaign:
         self._tell(plan.fault, strike.blows, plan)
         result.blows = [*strike.trigger, *strike.blows]
         if strike.begun_ns is not None:
-            self._emit("ready", t=self._target.journal.ready_ns, cycle=plan.cycle,
-                       gen=self._target.journal.ready_generation)  # fmt: skip
-            result.ready_ms = (self._target.journal.ready_ns - strike.begun_ns) / 1e6
+            self._emit("ready", t=self._target.ready_ns, cycle=plan.cycle,
+                       gen=self._target.ready_generation)  # fmt: skip
+            result.ready_ms = (self._target.ready_ns - strike.begun_ns) / 1e6
             self._first_commit(plan, workload, strike.begun_ns, result)
         if not any(blow.landed for blow in strike.blows):
             result.notes.append("the fault missed")
@@ -203,7 +203,7 @@ class Campaign:
 
         def serves() -> bool:
             strike.look()
-            return self._target.journal.ready_generation > generation
+            return self._target.ready_generation > generation
 
         try:
             self._target.wait_until(

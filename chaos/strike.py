@@ -18,7 +18,7 @@ from chaos.faults import FAULTS, Blow, Fault
 from chaos.faults.signals import SIGTERM_ROLE
 from chaos.load import Load
 from chaos.plan import CyclePlan, FaultKind, PointPlacement, TimePlacement, Trigger, TriggerKind, Victims
-from chaos.targets.builtin import BuiltinTarget
+from chaos.targets.target import Target
 from chaos.verdict import LEAST_ACKNOWLEDGED
 from supervisor.points import PointMap
 
@@ -29,7 +29,7 @@ DEADLINE_S = 30.0
 class Strike:
     """The fault of one cycle. `prepare` before the workers connect, `fall` while they work."""
 
-    def __init__(self, plan: CyclePlan, target: BuiltinTarget, points: PointMap) -> None:
+    def __init__(self, plan: CyclePlan, target: Target, points: PointMap) -> None:
         self._plan = plan
         self._target = target
         self._points = points

@@ -20,7 +20,7 @@ from chaos.cli.run import replay, run_command
 from chaos.defects.defect import StaleDefectError
 from chaos.errors import CampaignError
 from chaos.plan import PlanError
-from chaos.targets.builtin import TargetError
+from chaos.targets.target import TargetError
 from chaos.verdict import ExitCode
 from reports.rundir import RunDirectoryError
 from supervisor import VERSION

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 
 from chaos.cli.data import directory_option
-from chaos.targets.builtin import TargetError
 from chaos.targets.process import ROLE_PREFIX
+from chaos.targets.target import TargetError
 from supervisor.postmaster import lockfile
 from supervisor.roles import Role
 

@@ -27,16 +27,11 @@ import msgspec
 import supervisor
 from chaos.orphans import adopting_orphans
 from chaos.targets.process import ServerProcess, child_pids, children_of, wait_ended
+from chaos.targets.target import START_DEADLINE_S, STOP_DEADLINE_S, TargetError
 from chaos.witness.tracefs import PREFIX, instance_name, owner_lives
 from supervisor.postmaster.initdb import initialise
 
 CODE_ROOT = Path(supervisor.__file__).parent.parent
-START_DEADLINE_S = 30.0
-STOP_DEADLINE_S = 30.0
-
-
-class TargetError(Exception):
-    """The target cannot be started, watched or stopped: the message says what and where to look."""
 
 
 class JournalTail:
@@ -158,6 +153,16 @@ class BuiltinTarget:
     def socket_directory(self) -> Path:
         """Where the socket lies."""
         return self._sockets
+
+    @property
+    def ready_generation(self) -> int:
+        """The last generation of this postmaster that said it was ready."""
+        return self.journal.ready_generation
+
+    @property
+    def ready_ns(self) -> int:
+        """When it said so."""
+        return self.journal.ready_ns
 
     @property
     def pid(self) -> int:
