@@ -13,10 +13,10 @@ from __future__ import annotations
 import signal
 import time
 
+from chaos.drivers.driver import Load
 from chaos.errors import CampaignError
 from chaos.faults import FAULTS, Blow, Fault
 from chaos.faults.signals import SIGTERM_ROLE
-from chaos.load import Load
 from chaos.plan import CyclePlan, FaultKind, PointPlacement, TimePlacement, Trigger, TriggerKind, Victims
 from chaos.targets.target import Target
 from chaos.verdict import LEAST_ACKNOWLEDGED
@@ -27,9 +27,9 @@ DEADLINE_S = 30.0
 
 
 class Strike:
-    """The fault of one cycle. `prepare` before the workers connect, `fall` while they work."""
+    """The fault of one cycle; a target without points has no map of them, and its plans place nothing at one. `prepare` before the workers connect, `fall` while they work."""
 
-    def __init__(self, plan: CyclePlan, target: Target, points: PointMap) -> None:
+    def __init__(self, plan: CyclePlan, target: Target, points: PointMap | None) -> None:
         self._plan = plan
         self._target = target
         self._points = points
@@ -52,7 +52,7 @@ class Strike:
 
     def prepare(self) -> None:
         """Arm the plan's point if it is one that the cycle's own workers pass."""
-        self._points.disarm_all()
+        self._disarm_all()
         if isinstance(self._plan.placement, PointPlacement) and self._plan.trigger is None:
             self._set_arm(self._plan.placement)
 
@@ -76,6 +76,7 @@ class Strike:
         """See whether the armed point was hit since the last look."""
         if self._arm is None:
             return
+        assert self._points is not None
         now = time.monotonic_ns()
         pid = self._points.fired(self._arm)
         if pid is None:
@@ -89,14 +90,20 @@ class Strike:
     def disarm(self) -> None:
         """Take the arm back: nobody may be hit from now on. A point that was not reached is a blow that missed."""
         self.look()
-        self._points.disarm_all()
+        self._disarm_all()
         if self._arm is not None:
             assert isinstance(self._plan.placement, PointPlacement)
             role = self._plan.placement.arm().role.short_name
             self.blows = [Blow(time.monotonic_ns(), 0, role, int(signal.SIGKILL), False)]
             self._arm = None
 
+    def _disarm_all(self) -> None:
+        if self._points is not None:
+            self._points.disarm_all()
+
     def _set_arm(self, placement: PointPlacement) -> None:
+        if self._points is None:
+            raise CampaignError(f"cycle {self._plan.cycle}: the target has no points")
         self._arm = self._points.arm(placement.arm())
         self._unseen_ns = time.monotonic_ns()
 

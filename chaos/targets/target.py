@@ -7,7 +7,8 @@ which generation of it serves; it never breaks it (that is a fault) and never ju
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -19,6 +20,16 @@ STOP_DEADLINE_S: Final = 30.0
 
 class TargetError(Exception):
     """The target cannot be started, watched or stopped: the message says what and where to look."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleSeen:
+    """Which role a child was seen to have, by its command line or by a line of the server's log."""
+
+    t: int
+    pid: int
+    role: str
+    source: str
 
 
 class Target(Protocol):
@@ -85,6 +96,11 @@ class Target(Protocol):
 
     def processes(self) -> list[ServerProcess]:
         """The postmaster's children in fork order; the caller closes them."""
+        ...
+
+    def roles(self) -> Sequence[RoleSeen]:
+        """What was learned of children's roles since the last call; of a server whose processes tell the kernel their
+        names (`cb:<role>`) nothing."""
         ...
 
     def log_tail(self, lines: int = 15) -> str:
