@@ -25,7 +25,6 @@ from chaos.plan import CampaignPlan, CyclePlan
 from chaos.resources import files_below, used_by
 from chaos.strike import Strike
 from chaos.targets.target import Target, TargetError
-from chaos.witness.proc_maps import mapped_memories
 from reports.records import RecordWriter
 from reports.rundir import RunDirectory
 from supervisor.points import PointMap
@@ -304,11 +303,9 @@ class Campaign:
         self._note_roles()
         try:
             for pid, role in [(self._target.pid, "postmaster"), *((p.pid, p.role) for p in processes)]:
-                maps = mapped_memories(pid)
-                if maps is not None:
-                    self._emit(
-                        "memory_maps", cycle=cycle, pid=pid, role=role, inos=sorted(memory.inode for memory in maps)
-                    )
+                memories = self._target.memories(pid)
+                if memories is not None:
+                    self._emit("memory_maps", cycle=cycle, pid=pid, role=role, inos=sorted(memories))
                 used = used_by(pid)
                 if used is not None:
                     self._emit("used", cycle=cycle, pid=pid, role=role, **asdict(used))

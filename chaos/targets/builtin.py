@@ -18,6 +18,7 @@ import msgspec
 import supervisor
 from chaos.targets.postmaster import PostmasterTarget
 from chaos.targets.target import RoleSeen
+from chaos.witness.proc_maps import mapped_memories
 from supervisor.postmaster.initdb import initialise
 
 CODE_ROOT = Path(supervisor.__file__).parent.parent
@@ -135,6 +136,11 @@ class BuiltinTarget(PostmasterTarget):
                 start_new_session=True,
             )
         return self._process.pid
+
+    def memories(self, pid: int) -> frozenset[int] | None:
+        """The memfds named for a run that a process maps."""
+        maps = mapped_memories(pid)
+        return None if maps is None else frozenset(memory.inode for memory in maps)
 
     def roles(self) -> tuple[RoleSeen, ...]:
         """None: its processes name themselves."""

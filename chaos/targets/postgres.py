@@ -31,6 +31,7 @@ from chaos.targets.postmaster import PostmasterTarget
 from chaos.targets.process import ServerProcess, child_pids
 from chaos.targets.target import RoleSeen, TargetError
 from chaos.targets.unprivileged import command_line, give, server_user
+from chaos.witness.proc_maps import anonymous_memories
 
 STARTING: Final = "starting"
 """The role of a child that still has the postmaster's command line."""
@@ -159,6 +160,10 @@ class PostgresTarget(PostmasterTarget):
         """The postmaster's children in fork order, by the roles that /proc shows; the caller closes them."""
         self._look()
         return [replace(process, role=self._known.get(process.pid, STARTING)) for process in super().processes()]
+
+    def memories(self, pid: int) -> frozenset[int] | None:
+        """The main shared memory, which every child inherits."""
+        return anonymous_memories(pid)
 
     def roles(self) -> list[RoleSeen]:
         """What was learned of children since the last call."""

@@ -98,6 +98,10 @@ class Target(Protocol):
         """The postmaster's children in fork order; the caller closes them."""
         ...
 
+    def memories(self, pid: int) -> frozenset[int] | None:
+        """The server's shared memories that a process maps, by their inodes; None when it has ended."""
+        ...
+
     def roles(self) -> Sequence[RoleSeen]:
         """What was learned of children's roles since the last call; of a server whose processes tell the kernel their
         names (`cb:<role>`) nothing."""
