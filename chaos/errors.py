@@ -9,3 +9,7 @@ class CampaignError(Exception):
 
 class Unobservable(Exception):
     """The recovered server cannot show its data: recorded, to be judged, and the end of the campaign."""
+
+
+class PlanError(ValueError):
+    """An option or selector that makes no plan: the message says which and what would."""

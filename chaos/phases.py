@@ -46,11 +46,15 @@ class Cycle:
 
 
 def fell_ns(cycle: Cycle, blow: Blow, account: Account) -> int | None:
-    """When the kernel generated a blow's signal; None when it was not seen within the cycle.
+    """When the kernel generated a blow's signal, or saw the exit that it was; None when it was not seen within the
+    cycle.
 
     The harness notices a blow at a point a moment after it fell, and perhaps only when its victim's successor lives.
     """
     until = cycle.end_ns if cycle.end_ns is not None else account.end
+    if blow.code is not None:
+        ends = (process.end_begun_t for process in account.lives(blow.pid) if process.code == blow.code)
+        return next((t for t in ends if t is not None and cycle.begin_ns <= t <= until), None)
     return next(
         (
             received.t
@@ -75,9 +79,14 @@ def cycles_of(harness: Iterable[Mapping[str, Any]]) -> list[Cycle]:
                 case "fault":
                     landed = record["outcome"] == "landed"
                     cycle["fault"] = record["fault"]
-                    # Of several victims of one fault, one will do.
-                    cycle["landed"][record["fault"]] = landed or cycle["landed"].get(record["fault"], False)
-                    cycle["blows"].append(Blow(record["t"], record["child"], record["role"], record["sig"], landed))
+                    blow = Blow(
+                        record["t"], record["child"], record["role"], record["sig"], landed,
+                        record.get("part", 0), record.get("code"),
+                    )  # fmt: skip
+                    # Of several victims of one part of a fault, one will do.
+                    part = record["fault"], blow.part
+                    cycle["landed"][part] = landed or cycle["landed"].get(part, False)
+                    cycle["blows"].append(blow)
                 case "ready" | "first_commit" | "cycle_end":
                     cycle[record["ev"]] = record["t"]
     return [
@@ -156,6 +165,21 @@ def became_ready_ns(cycle: Cycle, lives: Sequence[Reign], since_ns: int) -> int 
             and process.reaped_t is not None
             and surely_after(process.born, since_ns)
             and process.reaped_t <= until
+        ),
+        default=None,
+    )
+
+
+def replaced_ns(cycle: Cycle, lives: Sequence[Reign], blow: Blow, since_ns: int) -> int | None:
+    """When another child of a victim's role was forked after a time, within the cycle and by the same postmaster."""
+    until = cycle.end_ns if cycle.end_ns is not None else _FOREVER
+    return min(
+        (
+            child.process.born
+            for reign in lives
+            if reign.begin <= since_ns <= reign.end
+            for child in reign.children
+            if child.role == blow.role and surely_after(child.process.born, since_ns) and child.process.born <= until
         ),
         default=None,
     )

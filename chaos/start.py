@@ -31,6 +31,7 @@ from chaos.order import Order, boot_id, resume_order, wait_for_server
 from chaos.orphans import adopt_orphans, reap_orphans
 from chaos.phases import end_of_whole_cycles
 from chaos.targets.builtin import CODE_ROOT
+from chaos.targets.choice import TargetKind
 from chaos.tested import tested_server, tested_versions
 from chaos.verdict import ExitCode
 from chaos.watch import Seen, Watch
@@ -65,6 +66,7 @@ def run_campaign(order: Order, out: Path, *, view: Viewer, keep: bool = False) -
     Raises CampaignError, TargetError, RunDirectoryError, StaleDefectError; the run directory holds what was
     recorded so far. KeyboardInterrupt comes out of it when there was a second Ctrl-C, while it was judging.
     """
+    tested_versions(order.target)  # what is not here is refused before there is a directory
     run = RunDirectory.create(out, order.plan.seed)
     with run.lock():
         view.say(f"run directory: {run.path}")
@@ -90,6 +92,8 @@ def _run(run: RunDirectory, order: Order, view: Viewer, *, keep: bool) -> Outcom
     with Interruption() as interruption:
         sweep(run.path.parent)
         _describe(run, order)
+        if order.target.kind is not TargetKind.BUILTIN:
+            view.say(f"server: {run.read_info().versions['server']}")
         try:
             interrupted = _crash(run, order, view, interruption)
             _note_end(run)

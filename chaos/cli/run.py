@@ -14,9 +14,11 @@ from click.core import ParameterSource
 from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
+from chaos.faults import DEFAULT, FAULTS
+from chaos.faults.availability import ALL, select
 from chaos.order import Order, StopRule, read_order
 from chaos.phases import cycles_of
-from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan, FaultKind
+from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan
 from chaos.start import resume_campaign, run_campaign
 from chaos.targets.choice import TargetChoice, TargetKind
 from reports.rundir import RunDirectory
@@ -70,8 +72,9 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
 @click.option("--backends", default=8, show_default=True, help="Workers inside the server.")
 @click.option("--kills", type=click.IntRange(1), help="Stop after so many cycles.  [default: 20]")
 @click.option("--duration", callback=_duration, metavar="TIME", help="Stop after so long: 90s, 10m, 2h.")
-@click.option("--fault", "faults", default=",".join(FaultKind), show_default=True,
-              callback=_names(tuple(FaultKind), "fault"), help="Faults, separated by commas.")  # fmt: skip
+@click.option("--fault", "faults", default=",".join(DEFAULT), show_default=True,
+              callback=_names((*FAULTS, ALL), "fault"),
+              help="Faults (see crashbed faults), separated by commas; all: each that can be done here.")  # fmt: skip
 @click.option("--point", "points", multiple=True, metavar="SELECTOR",
               help="Place every fault at such a point: role[#nth]/point:k (see crashbed points). May be repeated.")  # fmt: skip
 @click.option("--no-points", is_flag=True, help="Place no fault at a point, all of them in time.")
@@ -120,6 +123,7 @@ def run_command(
     crashbed run
     crashbed run --kills 300 --workload bank
     crashbed run --duration 10m --fault sigkill-several,sigquit
+    crashbed run --kills 200 --fault all
     crashbed run --duration 8h --stop-on-finding
     crashbed run --kills 50 --point backend/COMMIT_AFTER_FLUSH:30
     crashbed run --kills 20 --point startup/REDO_RECORD:5     a crash, and another during its recovery
@@ -140,11 +144,14 @@ def run_command(
     target = TargetChoice(TargetKind(target_kind), str(pg_bindir.absolute()) if pg_bindir else None, pg_settings)
     if target.kind is not TargetKind.BUILTIN and not points:
         no_points = True
+    chosen, left_out = select(faults, target.kind)
+    for line in left_out:
+        click.echo(line)
     plan = CampaignPlan(
         seed=seed if seed is not None else secrets.randbits(32),
         workloads=workloads,
         backends=backends,
-        faults=tuple(FaultKind(name) for name in faults),
+        faults=chosen,
         points=points,
         point_one_in=1 if points else 0 if no_points else POINT_ONE_IN,
         epoch_cycles=epoch_cycles,
@@ -170,7 +177,9 @@ def _resume(context: click.Context, directory: Path, kills: int | None, duration
             RunDirectory.open(directory),
             cycles=kills,
             duration_s=duration_s,
-            view=lambda order: shown.enter_context(View(order.plan, order.stop, done=order.begin - order.first_cycle)),
+            view=lambda order: shown.enter_context(
+                View(order.plan, order.stop, done=order.begin - order.first_cycle, server=order.target.kind.words)
+            ),
             keep=keep,
         )
     show_verdict(outcome.verdict, outcome.report)
@@ -211,7 +220,7 @@ def _first_on_its_cluster(run: RunDirectory, cycle: int, epoch_cycles: int) -> i
 
 
 def _run(order: Order, out: Path, *, keep: bool = False) -> int:
-    with View(order.plan, order.stop) as view:
+    with View(order.plan, order.stop, server=order.target.kind.words) as view:
         outcome = run_campaign(order, out, view=view, keep=keep)
     show_verdict(outcome.verdict, outcome.report)
     return outcome.verdict.exit_code

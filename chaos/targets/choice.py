@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from chaos.plan import CampaignPlan, PlanError
+from chaos.errors import PlanError
+from chaos.plan import CampaignPlan
+
+OWNED_SETTINGS: Final = frozenset({
+    "data_directory", "listen_addresses", "port", "unix_socket_directories", "log_line_prefix", "lc_messages",
+    "log_destination", "logging_collector", "log_checkpoints", "restart_after_crash",
+})  # fmt: skip
+"""What is not for `--pg-set`."""
 
 
 class TargetKind(StrEnum):
@@ -18,6 +25,11 @@ class TargetKind(StrEnum):
 
     BUILTIN = "builtin"
     POSTGRES = "postgres"
+
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
+        return {TargetKind.BUILTIN: "built-in server", TargetKind.POSTGRES: "PostgreSQL"}[self]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +46,16 @@ class TargetChoice:
             if self.pg_bindir is not None or self.settings:
                 raise PlanError("--pg-bindir and --pg-set are of --target postgres")
             return
-        if plan.points:
+        if plan.points or plan.point_one_in:
             raise PlanError(
-                f"--point: points are places in the built-in server's code, and a {self.kind} has none of them"
+                "--point: points are places in the built-in server's code, and PostgreSQL has none of them; "
+                "choose whom with --fault sigkill-role"
             )
-        if plan.point_one_in:
-            raise PlanError(f"a plan for a {self.kind} places no fault at a point: give --no-points")
         if defect is not None:
-            raise PlanError("--defect is planted into a copy of the built-in server: there is none of a postgres")
+            raise PlanError("--defect is planted into a copy of the built-in server's code: leave out one of the two")
+        taken = sorted(OWNED_SETTINGS & {name.lower() for name in self.settings})
+        if taken:
+            raise PlanError(f"--pg-set {taken[0]}: the harness sets it itself, to reach the server and to read its log")
 
     def recorded(self) -> dict[str, Any]:
         """What run.json holds of it."""

@@ -7,8 +7,9 @@ harness between the two: the harness has threads, and what runs there may take n
     python -P unprivileged.py --die-with PID [--user UID:GID] [--lock DIRECTORY] -- PROGRAM ARGUMENT...
 
 The death signal is set after the change of user, which would clear it, and then the parent is looked at: it may have
-died before. The lock is a flock on the directory, held by every process of the server through a descriptor that
-nobody closes: as with the built-in server, the lock is free when the last of them has ended.
+died before. The lock is a shared flock on the directory, held by every process of the server through a descriptor that
+nobody closes: who wants it for himself learns when the last of them has ended. It keeps no server from starting, for
+that is the server's own interlock to do, and to be tested.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.lock is not None:
         descriptor = os.open(chosen.lock, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
         os.set_inheritable(descriptor, True)
     if chosen.user is not None:
         uid, gid = (int(part) for part in chosen.user.split(":"))

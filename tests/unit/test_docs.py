@@ -22,7 +22,7 @@ from chaos.cli.main import crashbed
 from chaos.oracles import internal_error, isolation, observable, wal_replay
 from chaos.oracles.data import OF_LEDGER
 from chaos.oracles.registry import SUPERVISION
-from chaos.plan import parse_selector
+from chaos.selector import parse_selector
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
