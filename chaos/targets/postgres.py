@@ -36,8 +36,9 @@ from chaos.witness.proc_maps import anonymous_memories
 STARTING: Final = "starting"
 """The role of a child that still has the postmaster's command line."""
 SUPERUSER: Final = "crashbed"
-DEFAULTS: Final = {"shared_buffers": "16MB", "max_wal_size": "64MB"}
-"""Small enough that buffers are evicted and WAL is recycled within a campaign; `--pg-set` overrides them."""
+DEFAULTS: Final = {"shared_buffers": "16MB", "max_wal_size": "64MB", "authentication_timeout": "15s"}
+"""Small enough that buffers are evicted and WAL is recycled within a campaign, and that what waits for a silent client
+ends within the harness's patience; `--pg-set` overrides them."""
 _AUXILIARY: Final = {
     "startup": "startup",
     "checkpointer": "checkpointer",
