@@ -80,18 +80,19 @@ class PostgresTarget(PostmasterTarget):
             raise TargetError(f"{error}: make one, or run crashbed as an ordinary user") from error
         super().__init__(data_directory, log=log)
         self._programs = programs
-        if self._user is not None and not self._user.reaches(programs.bindir / "postgres"):
-            raise TargetError(
-                f"the user {self._user.name} cannot reach {programs.bindir}: PostgreSQL does not run as root, so its "
-                "programs must lie where an ordinary user gets (choose others with --pg-bindir)"
-            )
         self._home = data_directory
-        if self._user is not None and not self._user.reaches(data_directory):
-            self.data_directory = self._sockets / "data"
         self._socket_directory = self._sockets / "socket"
         self._socket_directory.mkdir(mode=0o700)
         self._sockets.chmod(0o755)
         give(self._socket_directory, self._user)
+        if not self._reaches(programs.program("postgres")):
+            raise self._unreachable(f"{programs.bindir}, where its programs are", "choose others with --pg-bindir")
+        if not self._reaches(self._socket_directory):
+            raise self._unreachable(
+                f"{self._sockets.parent}, where its socket goes", "set TMPDIR to a directory for all"
+            )
+        if not self._reaches(data_directory):
+            self.data_directory = self._sockets / "data"
         self._options = {**DEFAULTS, **options, **SETTINGS}
         self._report = PostgresLog(log)
         self._seen: list[RoleSeen] = []
@@ -185,6 +186,16 @@ class PostgresTarget(PostmasterTarget):
             shutil.rmtree(self._home, ignore_errors=True)
             shutil.move(self.data_directory, self._home)
         super().close()
+
+    def _reaches(self, path: Path) -> bool:
+        return self._user is None or self._user.reaches(path)
+
+    def _unreachable(self, what: str, remedy: str) -> TargetError:
+        assert self._user is not None
+        shutil.rmtree(self._sockets, ignore_errors=True)
+        return TargetError(
+            f"PostgreSQL does not run as root, and the user {self._user.name} cannot reach {what}: {remedy}"
+        )
 
     def _look(self) -> None:
         self._report.read()
