@@ -177,7 +177,7 @@ class Campaign:
         self._look_at_processes(plan.cycle)
         for worker, sqlstate, message in load.refusals():
             self._emit("refused", cycle=plan.cycle, worker=worker, sqlstate=sqlstate, message=message)
-        result.notes += load.complaints()
+        result.notes += dict.fromkeys(load.complaints())
         self._emit("cycle_end", cycle=plan.cycle, acknowledged=result.acknowledged, notes=result.notes)
         self._on_cycle(result)
 
