@@ -121,9 +121,13 @@ def unavailable() -> str | None:
 
 
 def _home(pid: int, hierarchy: Hierarchy) -> Path:
-    """The group that a process is in."""
+    """The group that a process is in. Raises ProcessLookupError when it is gone."""
     unified = hierarchy.limit == "memory.max"
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+    try:
+        text = Path(f"/proc/{pid}/cgroup").read_text()
+    except FileNotFoundError:
+        raise ProcessLookupError(f"process {pid} is gone") from None
+    for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(",") or (unified and not controllers):
             return hierarchy.directory / path.lstrip("/")

@@ -174,7 +174,9 @@ class _Judging:
         if not timeline:
             return
         history = self._history(timeline)
-        crashes = [(c.kill_ns, c.ready_ns or c.end_ns or _FOREVER) for c in timeline if c.kill_ns is not None and c.crashed]
+        crashes = [
+            (c.kill_ns, c.ready_ns or c.end_ns or _FOREVER) for c in timeline if c.kill_ns is not None and c.crashed
+        ]
         losses = loss_window(crashes, self._loss_window_ns)
         judged: set[int] = set()
         for name in sorted({record["workload"] for record in observed}):
