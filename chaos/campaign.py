@@ -20,7 +20,7 @@ from typing import Any
 from chaos.aftermath import RECOVERY_DEADLINE_S, Aftermath, Starting
 from chaos.driver import CallError, ConnectError
 from chaos.drivers.driver import Driver
-from chaos.errors import CampaignError, Unobservable
+from chaos.errors import CampaignError, DiskFull, Unobservable
 from chaos.faults import Blow
 from chaos.plan import CampaignPlan, CyclePlan
 from chaos.resources import files_below, used_by
@@ -185,7 +185,7 @@ class Campaign:
         self._look_at_processes(plan.cycle)
         for worker, sqlstate, message in load.refusals():
             self._emit("refused", cycle=plan.cycle, worker=worker, sqlstate=sqlstate, message=message)
-        result.notes += load.complaints()
+        result.notes += dict.fromkeys(load.complaints())
         self._emit("cycle_end", cycle=plan.cycle, acknowledged=result.acknowledged, notes=result.notes)
         self._on_cycle(result)
 
@@ -231,10 +231,7 @@ class Campaign:
     def _unobservable(self, cycle: int, workload: str, error: str, sqlstate: str | None = "") -> Exception:
         """Record that the data cannot be read; the exception to raise. A full disk is the harness's own trouble."""
         if sqlstate == DISK_FULL or shutil.disk_usage(self._run.path).free < LEAST_FREE_BYTES:
-            return CampaignError(
-                f"cycle {cycle}: the disk that holds {self._run.path} is full: free some space or choose another "
-                f"place with --out ({error})"
-            )
+            return DiskFull(self._run.path, f"cycle {cycle}: {error}")
         self._emit("unobservable", cycle=cycle, workload=workload, error=error, sqlstate=sqlstate)
         return Unobservable(f"cycle {cycle}: the data cannot be read: {error}")
 

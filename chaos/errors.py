@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class CampaignError(Exception):
     """The harness or the server did something that no cycle plans for; the message says what and where to look."""
@@ -13,3 +15,12 @@ class Unobservable(Exception):
 
 class PlanError(ValueError):
     """An option or selector that makes no plan: the message says which and what would."""
+
+
+class DiskFull(CampaignError):
+    """There is no room for a run, or for its server: no finding, whatever it was that did not work."""
+
+    def __init__(self, directory: Path, what: object) -> None:
+        super().__init__(
+            f"the disk that holds {directory} is full: free some space or choose another place with --out ({what})"
+        )

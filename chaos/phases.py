@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.faults.fault import Blow
+from chaos.faults import FAULTS, Blow, Consequence
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.supervision import Reign, reigns
 from chaos.witness.account import Account, Process, surely_after
@@ -43,6 +43,11 @@ class Cycle:
     def struck_ns(self) -> int | None:
         """When the first blow landed, as the harness knows it."""
         return min((blow.t for blow in self.blows if blow.landed), default=None)
+
+
+def replaces_only(fault: str) -> bool:
+    """Whether a fault calls for no recovery, but for another child in the place of one."""
+    return fault in FAULTS and FAULTS[fault].causes is Consequence.REPLACEMENT
 
 
 def fell_ns(cycle: Cycle, blow: Blow, account: Account) -> int | None:
@@ -119,7 +124,7 @@ def end_of_whole_cycles(run: RunDirectory) -> int:
 
 
 def recoveries(cycles: Sequence[Cycle], evidence: Evidence, run: RunDirectory) -> Iterator[Recovery]:
-    """The phases of every cycle whose blow landed, in ms since the blow."""
+    """The phases of every cycle whose blow landed and called for a recovery, in ms since the blow."""
     lives = reigns(evidence)
     redo = sorted(
         (record["t"], record["ev"], record["lsn"])
@@ -128,7 +133,7 @@ def recoveries(cycles: Sequence[Cycle], evidence: Evidence, run: RunDirectory) -
     )
     for cycle in cycles:
         first = min((blow for blow in cycle.blows if blow.landed), key=_time, default=None)
-        if first is None:
+        if first is None or replaces_only(cycle.fault):
             continue
         struck = fell_ns(cycle, first, evidence.account) or first.t
         until = cycle.end_ns if cycle.end_ns is not None else evidence.account.end
@@ -207,7 +212,7 @@ def _supervision(lives: Sequence[Reign], killed: Process | None, struck: int, un
         if child.process.reaped_t is not None and struck <= child.process.reaped_t <= before
     ]
     return {
-        "noticed": killed.reaped_t if killed is not None else None,
+        "noticed": killed.reaped_t if killed is not None and killed is not reign.postmaster else None,
         "fan_out_done": max(quits, default=None),
         "last_child_reaped": max(reaped, default=None),
         "memory_reset": next((r.t for r in reign.journal if r.ev == "memory" and struck <= r.t <= until), None),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chaos.faults import FAULTS, Consequence
 from chaos.oracles import internal_error, observable
 from chaos.oracles.data import CycleCounts
 from chaos.oracles.data import judge_run as judge_data
@@ -17,7 +16,7 @@ from chaos.oracles.evidence import Evidence
 from chaos.oracles.oracle import OracleResult, unexpected
 from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
-from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries, replaced_ns
+from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries, replaced_ns, replaces_only
 from chaos.verdict import CycleFacts, Reason, conclude
 from chaos.witness.account import Account
 from reports.rundir import Sitting
@@ -84,7 +83,7 @@ def _conclude(
     landed = [blow for blow in cycle.blows if blow.landed]
     fell = [fell_ns(cycle, blow, account) if witnessed else blow.t for blow in landed]
     last = max((t for t in fell if t is not None), default=cycle.struck_ns)
-    replaces = cycle.fault in FAULTS and FAULTS[cycle.fault].causes is Consequence.REPLACEMENT
+    replaces = replaces_only(cycle.fault)
     if not witnessed:
         ready = (cycle.first_commit_ns if replaces else cycle.ready_ns) is not None
     elif last is None or cycle.end_ns is None:

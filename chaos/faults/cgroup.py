@@ -19,7 +19,9 @@ from typing import Final
 
 _MOUNTS: Final = Path("/proc/self/mounts")
 _LONGEST_S: Final = 2.0
-"""How long the OOM killer may take. It comes with the next page that the process asks for."""
+"""How long what must happen here may take."""
+_STARVED_S: Final = 0.3
+"""How long a process may ask for no page: one that works asks for several in this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def out_of_memory(pid: int) -> bool:
     """Have a process killed by the OOM killer; False when it was gone before, or asked for no page in time."""
     try:
         with starved(pid) as (hierarchy, group):
-            deadline = time.monotonic() + _LONGEST_S
+            deadline = time.monotonic() + _STARVED_S
             while time.monotonic() < deadline:
                 if hierarchy.kills(group):
                     return True
@@ -119,9 +121,13 @@ def unavailable() -> str | None:
 
 
 def _home(pid: int, hierarchy: Hierarchy) -> Path:
-    """The group that a process is in."""
+    """The group that a process is in. Raises ProcessLookupError when it is gone."""
     unified = hierarchy.limit == "memory.max"
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+    try:
+        text = Path(f"/proc/{pid}/cgroup").read_text()
+    except FileNotFoundError:
+        raise ProcessLookupError(f"process {pid} is gone") from None
+    for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(",") or (unified and not controllers):
             return hierarchy.directory / path.lstrip("/")

@@ -42,6 +42,10 @@ class Consequence(Enum):
     REPLACEMENT = "another child of the same role, and nothing else"
 
 
+LOSES_NOTHING = frozenset({Consequence.SHUTDOWN, Consequence.REPLACEMENT})
+"""What takes nothing that was acknowledged, flushed or not: no crash."""
+
+
 class Whom(Enum):
     """Who a step is for. A bystander is a child that is none of the victims."""
 

@@ -38,6 +38,7 @@ class Scene:
         self._target = target
         self._points = points
         self._looked_at: list[ServerProcess] = []
+        self._live: list[ServerProcess] = []  # when the victims were chosen
         self._victims: list[ServerProcess] | None = None
         self._bystanders: list[ServerProcess] = []
         self._checkpoint: Worker | None = None
@@ -61,11 +62,7 @@ class Scene:
                         blows.append(_missed(Role.CHECKPOINTER.short_name, part))
                         break
                 case OutOfMemory():
-                    for process in self._chosen(Whom.VICTIMS):
-                        t = time.monotonic_ns()
-                        blows.append(
-                            Blow(t, process.pid, process.role, signal.SIGKILL, out_of_memory(process.pid), part)
-                        )
+                    blows += self._starve(part) or [_missed(Whom.VICTIMS.value, part)]
                 case SilentClient():
                     if not self._connect_silently(wait):
                         blows.append(_missed("client", part))
@@ -105,6 +102,19 @@ class Scene:
                 self.stopped.remove(process)
         return blows or [_missed(whom.value, part)]
 
+    def _starve(self, part: int) -> list[Blow]:
+        """Take the memory of a victim, or of the next of its role if it asks for none, until one has died of it."""
+        victims = self._chosen(Whom.VICTIMS)
+        roles = {victim.role for victim in victims}
+        others = [process for process in self._live if process.role in roles and process not in victims]
+        blows: list[Blow] = []
+        for process in (*victims, *others):
+            t = time.monotonic_ns()
+            blows.append(Blow(t, process.pid, process.role, signal.SIGKILL, out_of_memory(process.pid), part))
+            if blows[-1].landed:
+                break
+        return blows
+
     def _chosen(self, whom: Whom) -> Sequence[ServerProcess]:
         if whom is Whom.POSTMASTER:
             postmaster = open_process(self._target.pid, os.getpid())
@@ -119,7 +129,7 @@ class Scene:
 
     def _choose(self) -> None:
         """Find victims and bystander among the children that live now; whoever a later step hits is the same."""
-        live = self._look()
+        live = self._live = self._look()
         by_pid = {process.pid: process for process in live}
         named = [(process.pid, process.role) for process in live]
         victims = () if self._plan.victims is None else pick(self._plan.victims, named)

@@ -103,6 +103,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
+    # Python ignores some signals, a shell's background job others: what is ignored stays so over exec, and an order to
+    # die that comes before the server has its handlers would be lost.
+    for number in (signal.SIGQUIT, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != chosen.die_with:
