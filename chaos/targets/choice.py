@@ -15,7 +15,7 @@ from chaos.plan import CampaignPlan
 
 OWNED_SETTINGS: Final = frozenset({
     "data_directory", "listen_addresses", "port", "unix_socket_directories", "log_line_prefix", "lc_messages",
-    "log_destination", "logging_collector", "log_checkpoints", "restart_after_crash",
+    "log_destination", "logging_collector", "log_checkpoints", "log_connections", "restart_after_crash",
 })  # fmt: skip
 """What is not for `--pg-set`."""
 

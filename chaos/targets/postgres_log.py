@@ -20,10 +20,13 @@ SETTINGS: Final = {
     "log_destination": "stderr",
     "logging_collector": "off",
     "log_checkpoints": "on",
+    "log_connections": "on",
 }
 """What the log must be written with to be read here."""
 
 READY: Final = b"database system is ready to accept connections"
+RECEIVED: Final = b"connection received"
+"""What only the child that a connection made the postmaster fork says, before it has a type."""
 _LINE: Final = re.compile(rb"^\S+ \S+ \S+ \[(?P<pid>[0-9]+)\] (?P<type>[a-z ]+?) [A-Z0-9]+:  (?P<message>.*)$")
 
 ROLES: Final = {
@@ -87,5 +90,7 @@ class PostgresLog:
             if message == READY:
                 self.ready_generation += 1
                 self.ready_ns = time.monotonic_ns()
-        elif kind not in ("not initialized", "postmaster"):
+        elif kind != "not initialized":
             self._named[pid] = ROLES.get(kind, kind)
+        elif message.startswith(RECEIVED):
+            self._named[pid] = "backend"

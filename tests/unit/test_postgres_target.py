@@ -85,7 +85,8 @@ def test_processes_are_named_by_their_lines(log: Log) -> None:
     log.write(STARTUP, "startup", "database system was interrupted; last known up at 2026-11-25 16:46:02 UTC")
     log.write(BACKEND, "client backend", "whatever it says [800] startup LOG:  no")
     log.write(703, "not initialized", "connection received: host=[local]")
-    assert log.seen.roles() == {STARTUP: "startup", BACKEND: "backend"}
+    log.write(704, "not initialized", "could not fork")
+    assert log.seen.roles() == {STARTUP: "startup", BACKEND: "backend", 703: "backend"}
     assert log.seen.roles() == {}
 
 
