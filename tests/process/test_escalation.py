@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from chaos.oracles.escalation import Escalation
 from chaos.oracles.fan_out import FanOut
+from chaos.oracles.shutdown import Shutdowns
 from supervisor.points import Point, PointAction
 from supervisor.roles import Role
 from tests.conftest import Kernel, kernel_witness
@@ -165,7 +167,7 @@ def test_whoever_cannot_leave_is_killed_and_recovery_goes_on(cases: dict[str, Ca
     reign = case.scene.reign()
     assert late_or_early_kills(reign, ended(reign, case.crashed).process.reaped_t or 0) == []
     assert not_told_to_quit(reign, case.crashed) == []
-    assert case.scene.failures(FanOut()) == []
+    assert case.scene.failures(FanOut(), Escalation()) == []
     for pid in case.stopped.values():
         process = ended(reign, pid).process
         assert process.signal == signal.SIGKILL
@@ -182,6 +184,7 @@ def test_an_immediate_shutdown_escalates_too_and_ends_well(cases: dict[str, Case
     assert late_or_early_kills(reign) == []
     assert {kill.child.pid for kill in reign.kills} == set(case.stopped.values())
     assert len(reign.startups) == 1
+    assert case.scene.failures(Escalation(), Shutdowns()) == []
 
 
 def test_a_fast_shutdown_never_kills(cases: dict[str, Case]) -> None:
