@@ -33,20 +33,25 @@ class Scene:
     def __init__(self, server: LiveServer, kernel: Kernel) -> None:
         self.server = server
         self._kernel = kernel
-        self._pid = server.pid
-        kernel.follow(server.pid)
+        self._pids: list[int] = []
+        self.follow()
+
+    def follow(self) -> None:
+        """Take the server's postmaster of now for the last one of this scene."""
+        self._pids.append(self.server.pid)
+        self._kernel.follow(self.server.pid)
 
     def evidence(self) -> Evidence:
         """Everything up to now, of this server alone."""
         journal = list(self._journal())  # first, so that the account reaches beyond whatever it claims
         evidence = Evidence(self._kernel.account(), journal)
-        evidence.derived["reigns"] = [reign for reign in reigns(evidence) if reign.postmaster.pid == self._pid]
+        evidence.derived["reigns"] = [reign for reign in reigns(evidence) if reign.postmaster.pid in self._pids]
         return evidence
 
     def reign(self) -> Reign:
-        """This postmaster's life up to now; the account of it must be whole."""
+        """The life up to now of the postmaster, of the last one if there were several; the account of it must be whole."""
         evidence = self.evidence()
-        (reign,) = reigns(evidence)
+        *_, reign = reigns(evidence)
         gap = evidence.account.gap(reign.begin, min(reign.end, evidence.account.end))
         assert gap is None, f"the kernel's account is not whole: {gap}"
         return reign
