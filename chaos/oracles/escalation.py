@@ -19,7 +19,7 @@ from signal import SIGABRT, SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals
 
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import PROMPT_NS, Child, Reign, Sent, lived, reigns, when
+from chaos.oracles.supervision import PROMPT_NS, Child, Reign, Sent, is_lost, lived, reigns, when
 from chaos.witness.account import TICK_NS, Process, Received, surely_after
 
 EARLIEST_KILL_NS = 4_000_000_000
@@ -128,6 +128,7 @@ def _stays(child: Child, round_: _Round, until_ns: int) -> bool:
     process = child.process
     there = round_.told[0].t + EARLIEST_KILL_NS > process.born and process.born < round_.until
     gone = process.end_begun_t is not None and not surely_after(process.end_begun_t, until_ns)
+    gone = gone or is_lost(child, until_ns)
     return there and not gone and not any(kill.child is process for kill in round_.kills)
 
 

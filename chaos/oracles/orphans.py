@@ -17,7 +17,7 @@ from signal import SIGABRT, SIGINT, SIGKILL, SIGQUIT, SIGSEGV, SIGTERM, SIGUSR2
 
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import Child, Reign, lived, reigns, stood_still, when
+from chaos.oracles.supervision import Child, Reign, lived, outlived, reigns, stood_still, when
 from chaos.witness.account import Process, surely_after
 
 LONGEST_NS = 10_000_000_000
@@ -68,8 +68,7 @@ def _last_operations(evidence: Evidence) -> dict[int, list[int]]:
 
 def _left(reign: Reign) -> list[Child]:
     """The children that certainly lived when their postmaster had ended."""
-    end = reign.end
-    return [c for c in reign.children if c.process.exit_t is None or surely_after(c.process.exit_t, end)]
+    return [child for child in reign.children if outlived(child, reign.end)]
 
 
 def _judge_exit(reign: Reign, tally: Tally) -> None:
@@ -82,7 +81,7 @@ def _judge_exit(reign: Reign, tally: Tally) -> None:
         return
     tally.trial()
     for child in _left(reign):
-        if child.role != "unknown" and reign.account.whole(child.process.born, reign.end):
+        if child.role != "unknown":
             tally.fail(reign.end, f"the postmaster {reign.postmaster.ended_by()} and {child} still lived", lived(child))
 
 
@@ -131,7 +130,7 @@ def _judge_successor(old: Reign, later: Sequence[Reign], tally: Tally) -> None:
     fork = new.children[0].process.born
     if not tally.whole(old.end, fork):
         return
-    alive = [child for child in left if child.process.exit_t is None or surely_after(child.process.exit_t, fork)]
+    alive = [child for child in left if outlived(child, fork)]
     last = max((child.process.exit_t or 0 for child in left), default=0)
     tally.trial(slack_ns=None if alive else fork - last)
     for child in alive:

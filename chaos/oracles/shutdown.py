@@ -21,7 +21,7 @@ from signal import SIGINT, SIGQUIT, SIGTERM, SIGUSR2, Signals
 
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import PENDING_NS, PROMPT_NS, Child, Reign, Sent, lived, reigns, when
+from chaos.oracles.supervision import PENDING_NS, PROMPT_NS, Child, Reign, Sent, is_lost, lived, outlived, reigns, when
 from chaos.witness.account import TICK_NS, Received, surely_after
 
 WRITERS = frozenset({"backend", "bgworker", "bgwriter", "walwriter", "startup"})
@@ -143,7 +143,7 @@ def _judge_smart(shutdown: _Shutdown, tally: Tally) -> None:
         return
     until = shutdown.until_stronger(request)
     sessions = [child for child in shutdown.reign.children if child.role == "backend"]
-    if any(child.process.exit_t is None or child.process.exit_t > request.t for child in sessions):
+    if any(outlived(child, request.t) for child in sessions):
         tally.trial()
     own = {child.process.order: child for child in sessions}
     for sent in shutdown.reign.sent_between(request.t + TICK_NS, until - TICK_NS):
@@ -198,6 +198,7 @@ def _there(shutdown: _Shutdown, since_ns: int, until_ns: int) -> list[Child]:
         child
         for child in shutdown.reign.children
         if surely_after(since_ns, child.process.born)
+        and not is_lost(child, until_ns)
         and (child.process.end_begun_t is None or surely_after(child.process.end_begun_t, until_ns))
     ]
 
@@ -247,7 +248,7 @@ def _judge_checkpoint(shutdown: _Shutdown, tally: Tally) -> None:
         return
     asked = orders[0]
     writers = [child for child in reign.children if child.role in WRITERS]
-    alive = [c for c in writers if c.process.exit_t is None or surely_after(c.process.exit_t, asked.t)]
+    alive = [child for child in writers if outlived(child, asked.t)]
     last = max((child.process.exit_t or 0 for child in writers), default=reign.begin)
     tally.trial(slack_ns=None if alive else asked.t - last)
     order = f"kernel: {Signals(asked.sig).name} to the checkpointer (PID {asked.child.pid}) {when(asked.t)}"

@@ -62,11 +62,13 @@ class Sent:
 @dataclass(frozen=True, slots=True)
 class Child:
     """A child of the postmaster. `clean` is what the journal says of its slot when it was reaped; None when
-    it says nothing."""
+    it says nothing. `lost_t` is from when on nobody knows whether it lives: its end was not seen, and the account has
+    a gap; None when it has none."""
 
     process: Process
     role: str
     clean: bool | None
+    lost_t: int | None = None
 
     def __str__(self) -> str:
         return f"{self.role} (PID {self.process.pid})"
@@ -101,9 +103,13 @@ class Reign:
         """Where it served, by its own word; empty when it did not say."""
         journal = _Journal(self.journal)
         self.children: Sequence[Child] = [
-            Child(process, _role(process, journal), journal.clean(process))
+            Child(process, _role(process, journal), journal.clean(process), self._lost(process))
             for process in self.account.children(postmaster)
         ]
+
+    def _lost(self, process: Process) -> int | None:
+        gap = self.account.gap(process.born, self.account.end) if process.exit_t is None else None
+        return max(gap.since, process.born) if gap is not None else None
 
     @cached_property
     def startups(self) -> Sequence[Child]:
@@ -322,8 +328,19 @@ def stood_still(process: Process, since_ns: int, until_ns: int) -> bool:
 def surely_alive(child: Child, t_ns: int) -> bool:
     """Whether a child certainly had been forked and not yet reaped at a time."""
     process = child.process
-    born_before = surely_after(t_ns, process.born)
+    born_before = surely_after(t_ns, process.born) and not is_lost(child, t_ns)
     return born_before and (process.reaped_t is None or surely_after(process.reaped_t, t_ns))
+
+
+def outlived(child: Child, t_ns: int) -> bool:
+    """Whether a child certainly had not exited at a time."""
+    exit_t = child.process.exit_t
+    return not is_lost(child, t_ns) and (exit_t is None or surely_after(exit_t, t_ns))
+
+
+def is_lost(child: Child, t_ns: int) -> bool:
+    """Whether a child's end may lie unseen before a time."""
+    return child.lost_t is not None and child.lost_t <= t_ns
 
 
 __all__ = [
@@ -333,7 +350,9 @@ __all__ = [
     "Crash",
     "Reign",
     "Sent",
+    "is_lost",
     "lived",
+    "outlived",
     "reigns",
     "stood_still",
     "surely_alive",

@@ -186,6 +186,24 @@ def shut_down(story: Story, ms: float = 1000, mode: int = SIGINT) -> Story:
     return story
 
 
+def crash_again(story: Story) -> Story:
+    """A crash of the crash story's second generation, and a third one."""
+    story.fork(145, NEW_CHECKPOINTER, "checkpointer", slot=2)
+    story.fork(146, NEW_BGWRITER, "bgwriter", slot=3)
+    story.send(300, SIGKILL, LATE, by=HARNESS)
+    story.end(300.1, LATE, signal=SIGKILL, reaped=301)
+    for number, pid in enumerate((NEW_BGWRITER, NEW_CHECKPOINTER)):
+        story.quit(302 + number * 0.05, pid)
+        story.end(304 + number, pid, code=2, reaped=304.5 + number)
+    story.claim(310, "memory_closed", gen=2)
+    story.claim(311, "memory", gen=3, ino=13)
+    story.fork(320, 121, "startup", slot=1)
+    story.send(322, SIGUSR1, POSTMASTER, by=121)
+    story.end(330, 121, code=0, reaped=331)
+    story.fork(340, 122, "backend", slot=10)
+    return story
+
+
 def whole_story() -> Story:
     """A crash cycle and a fast shutdown as they should be."""
     return shut_down(crash_story())
