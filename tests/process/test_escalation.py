@@ -174,6 +174,7 @@ def test_whoever_cannot_leave_is_killed_and_recovery_goes_on(cases: dict[str, Ca
     assert late_or_early_kills(reign, ended(reign, case.crashed).process.reaped_t or 0) == []
     assert not_told_to_quit(reign, case.crashed) == []
     assert case.scene.failures(FanOut(), Escalation()) == []
+    assert case.scene.accusations() == []
     for pid in case.stopped.values():
         process = ended(reign, pid).process
         assert process.signal == signal.SIGKILL
@@ -191,6 +192,7 @@ def test_an_immediate_shutdown_escalates_too_and_ends_well(cases: dict[str, Case
     assert {kill.child.pid for kill in reign.kills} == set(case.stopped.values())
     assert len(reign.startups) == 1
     assert case.scene.failures(Escalation(), Shutdowns()) == []
+    assert case.scene.accusations() == []
 
 
 def test_a_fast_shutdown_never_kills(cases: dict[str, Case]) -> None:
@@ -205,6 +207,7 @@ def test_a_fast_shutdown_never_kills(cases: dict[str, Case]) -> None:
     assert reign.kills == []
     assert reign.quits == []
     assert ended(reign, session).process.code == 1
+    assert case.scene.accusations() == []
 
 
 @pytest.mark.parametrize(

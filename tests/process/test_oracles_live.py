@@ -17,7 +17,6 @@ import pytest
 from chaos.oracles.fan_out import FanOut
 from chaos.oracles.orphans import Orphans
 from chaos.oracles.reaping import Reaping
-from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.shutdown import Shutdowns
 from supervisor.points import Point, PointAction
 from supervisor.roles import Role
@@ -32,14 +31,6 @@ pytestmark = pytest.mark.live
 POSTMASTER = "supervisor/postmaster/postmaster.py"
 SETTLING = "supervisor/postmaster/settling.py"
 SMART, FAST, IMMEDIATE = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT
-
-
-def every_failure(scene: Scene) -> list[str]:
-    """What any oracle of supervision finds, with or without trials."""
-    evidence = scene.evidence()
-    return [
-        f"{oracle.name}: {failure.message}" for oracle in SUPERVISION for failure in oracle.judge(evidence).failures
-    ]
 
 
 # A sound server.
@@ -60,7 +51,7 @@ def test_every_mode_of_shutdown_and_the_next_start_break_no_rule(scene: Scene, m
     scene.kill("walwriter", 0)
     scene.server.wait_generation(1)
     assert scene.server.target.stop() == 0
-    assert every_failure(scene) == []
+    assert scene.accusations() == []
     assert scene.failures(Shutdowns(), Orphans()) == []
 
 
@@ -86,7 +77,7 @@ def test_a_killed_postmaster_breaks_no_rule_whenever_it_dies(scene: Scene, momen
     scene.server.start()
     scene.follow()
     assert scene.server.target.stop() == 0
-    assert every_failure(scene) == []
+    assert scene.accusations() == []
     assert scene.failures(Orphans()) == []
 
 
@@ -101,7 +92,7 @@ def test_a_crash_during_a_shutdown_breaks_no_rule(scene: Scene, first: signal.Si
         scene.server.wait_log("terminating any other active server processes")
         scene.server.signal_child(pid, signal.SIGCONT)
         assert scene.server.wait_exit() == 1
-    assert every_failure(scene) == []
+    assert scene.accusations() == []
     assert scene.failures(Shutdowns(), FanOut()) == []
 
 

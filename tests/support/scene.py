@@ -13,6 +13,7 @@ import msgspec
 from chaos.defects.defect import Defect, Edit
 from chaos.oracles.evidence import Evidence, ServerRecord, server_records
 from chaos.oracles.oracle import Oracle
+from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
 from chaos.targets.builtin import CODE_ROOT
 from chaos.targets.process import open_process
@@ -65,6 +66,15 @@ class Scene:
             assert result.trials, f"oracle {result.name} judged nothing: {result.reason}"
             found += [f"{failure.message}: {'; '.join(failure.evidence)}" for failure in result.failures]
         return found
+
+    def accusations(self) -> list[str]:
+        """What any oracle of supervision finds, whether it had something to judge or not."""
+        evidence = self.evidence()
+        return [
+            f"{oracle.name}: {failure.message}: {'; '.join(failure.evidence)}"
+            for oracle in SUPERVISION
+            for failure in oracle.judge(evidence).failures
+        ]
 
     def memories(self) -> dict[int, frozenset[MappedMemory]]:
         """What the postmaster and its living children map, by pid, as /proc shows it."""
