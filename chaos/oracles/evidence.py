@@ -24,6 +24,7 @@ class ServerRecord(msgspec.Struct, frozen=True):
     """One record of events/server.jsonl; `pid` wrote it. Fields that its kind does not have are empty.
 
     `slot` 0 is no slot. `status` is a raw wait status. `event`, `before`, `after` are those of a step.
+    `data_directory` is that of a postmaster's start.
     """
 
     t: int
@@ -40,6 +41,7 @@ class ServerRecord(msgspec.Struct, frozen=True):
     event: Any = None
     before: Any = None
     after: Any = None
+    data_directory: str = ""
 
 
 class HarnessRecord(msgspec.Struct, frozen=True):
