@@ -9,3 +9,7 @@ class CampaignError(Exception):
 
 class Unobservable(Exception):
     """The recovered server cannot show its data: recorded, to be judged, and the end of the campaign."""
+
+
+class Corrupted(Unobservable):
+    """The server's files are damaged: recorded, to be judged, and the end of the campaign, which would overwrite them."""
