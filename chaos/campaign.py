@@ -138,7 +138,7 @@ class Campaign:
         self._emit("files_checked", cycle=cycle, epoch=epoch, verification=found)
         if found["corruptions"]:
             raise Corrupted(
-                f"{len(found['corruptions'])} corruptions in what epoch {epoch} left, which is kept: see them with "
+                f"what epoch {epoch} left is corrupt in {len(found['corruptions'])} places, and is kept: see them with "
                 f"crashbed verify -D {self._target.data_directory}"
             )
 
