@@ -76,10 +76,12 @@ class BtreeCheck:
                 following = expected[number + 1] if number + 1 < len(expected) else None
                 self._check_links(block, node, level, following)
                 self._check_order(block, node, separator)
-                self._findings.items += 0 if node.level else len(node.keys)
-                if node.level == level > 0:
+                if node.level != level:
+                    self._entries.whole = False
+                elif level:
                     below += self._children(block, node)
-                elif not node.level:
+                else:
+                    self._findings.items += len(node.keys)
                     places = zip(node.keys, node.tids, strict=True)
                     self._entries.found += [Entry(*place, block, at) for at, place in enumerate(places, 1)]
             if below and below[0][0] != least:
@@ -141,7 +143,8 @@ class BtreeCheck:
 
     def _look_at_the_rest(self) -> None:
         for block in range(self._file.blocks):
-            if block not in self._reached and self._file.read(block, self._layout.kind):
+            unknown = block not in self._reached and self._file.read(block, self._layout.kind)
+            if unknown and self._entries.whole:
                 self._add(Kind.BTREE_LINK, block, None, "no page leads here, and it is not empty")
 
     def _add(self, kind: Kind, block: int, offset: int | None, message: str) -> None:

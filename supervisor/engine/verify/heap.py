@@ -57,6 +57,11 @@ class Version:
     row: Row | None = None
     key: Key | None = None
 
+    @property
+    def ended_by(self) -> int:
+        """Who deleted or replaced it, committed or not; 0 if nobody did."""
+        return 0 if self.flags & LOCK_ONLY else self.xmax
+
 
 @dataclass(frozen=True, slots=True)
 class RowRoot:
@@ -142,8 +147,7 @@ class HeapPageCheck:
     # Headers.
 
     def _check_header(self, line: int, version: Version) -> None:
-        flags, xmax = version.flags, version.xmax
-        ends = bool(xmax) and not flags & LOCK_ONLY
+        flags, ends = version.flags, version.ended_by
         if flags & ~_KNOWN_FLAGS:
             self._add(Kind.TUPLE_HEADER, line, f"unknown flags {flags & ~_KNOWN_FLAGS:04X}")
         if not ends and (flags & (XMAX_BITS & ~LOCK_ONLY) or version.next_line or version.next_block):
@@ -152,14 +156,14 @@ class HeapPageCheck:
                 line,
                 f"flags {flags:04X}, a next version ({version.next_block},{version.next_line}), and nobody ended it",
             )
-        if not xmax and flags & LOCK_ONLY:
+        if not version.xmax and flags & LOCK_ONLY:
             self._add(Kind.TUPLE_HEADER, line, "locked by no transaction")
         # Who only locked may be a transaction that the log never names: see `access.heap`.
-        for name, xid in (("xmin", version.xmin), *((("xmax", xmax),) if ends else ())):
+        for name, xid in (("xmin", version.xmin), *((("xmax", ends),) if ends else ())):
             if not self._transactions.was_given_out(xid):
                 self._add(Kind.TRANSACTION_ID, line, f"{name} {xid} was never given out")
         born = self._fate(version.xmin)
-        ended = self._fate(xmax) if ends else None
+        ended = self._fate(ends) if ends else None
         for (is_committed, is_invalid, name), fate in zip(_HINTS, (born, ended), strict=True):
             hint = flags & (is_committed | is_invalid)
             if hint and fate is not None and hint != (is_committed if fate else is_invalid):
@@ -179,7 +183,11 @@ class HeapPageCheck:
         for line, version in self._versions.items():
             if version.flags & HOT_UPDATED:
                 self._check_hot_link(line, version)
-            elif version.next_line and (version.next_block >= self._blocks or version.next_block == self._block):
+            elif (
+                version.ended_by
+                and version.next_line
+                and (version.next_block >= self._blocks or version.next_block == self._block)
+            ):
                 where = f"({version.next_block},{version.next_line})"
                 self._add(
                     Kind.UPDATE_CHAIN, line, f"the next version is at {where}, which no update to another page made"
