@@ -20,14 +20,19 @@ from chaos.cli.demo import CYCLES
 from chaos.defects import DEFECTS
 from chaos.defects.defect import Defect, Edit, StaleDefectError
 from chaos.explain.story import LINES
-from chaos.oracles import observable
+from chaos.oracles import observable, storage
 from chaos.oracles.data import NAMES
 from chaos.oracles.registry import SUPERVISION
 from chaos.targets.builtin import CODE_ROOT
 from reports.verdict import Status
 from tests.support.campaigns import Bed, Ended, bed, plans_of
 
-ORACLES = {*NAMES, observable.NAME, *(oracle.name for oracle in SUPERVISION)}
+ORACLES = {*NAMES, observable.NAME, storage.NAME, *(oracle.name for oracle in SUPERVISION)}
+
+LOSES = sorted(name for name, defect in DEFECTS.items() if defect.caught_by == "durability")
+"""Those of which a lost operation can be told."""
+ALONE = frozenset({storage.NAME})
+"""Oracles whose defect no other may find: what the server shows is right."""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +68,7 @@ def test_a_defect_is_found_by_the_oracle_made_for_it(defect: Defect, red: Ended)
     assert verdict.status is Status.FINDING
     failed = {row.name: row.failures for row in verdict.oracles if row.failures}
     assert failed.get(defect.caught_by), f"found by {failed} alone"
+    assert defect.caught_by not in ALONE or set(failed) == {defect.caught_by}
     found = [finding for finding in verdict.findings if finding.oracle == defect.caught_by]
     assert found and all(finding.evidence for finding in found), "a finding without the lines that show it"
 
@@ -78,6 +84,7 @@ def test_a_red_run_keeps_what_explains_it(defect: Defect, red: Ended) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.parametrize("defect", LOSES, indirect=True)
 def test_the_story_of_a_lost_operation_names_it_its_acknowledgement_the_kill_and_the_reason(
     place: Bed, red: Ended
 ) -> None:
@@ -107,6 +114,7 @@ def test_the_story_of_a_lost_operation_names_it_its_acknowledgement_the_kill_and
 
 
 @pytest.mark.live
+@pytest.mark.parametrize("defect", LOSES, indirect=True)
 def test_a_story_without_the_data_directory_says_what_is_missing(place: Bed, red: Ended, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(red.directory.path, copy, ignore=shutil.ignore_patterns("pgdata", "code"))
