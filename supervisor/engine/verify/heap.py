@@ -65,13 +65,13 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class RowRoot:
-    """What an index entry may lead to: where a row begins on a page, its key, and its version that lives, if any.
+    """What an index entry may lead to: where a row begins on a page, its key, and whether a version of it lives.
 
     `certain` is False when damage on the page, which is told already, leaves open what the row is.
     """
 
     key: Key | None
-    live: Version | None
+    lives: bool
     certain: bool
 
 
@@ -89,8 +89,9 @@ class HeapPageCheck:
         self._findings = findings
         self._versions: dict[int, Version] = {}
         self._redirects: dict[int, int] = {}
-        self._lines = 0
         self._led_to: dict[int, int] = {}
+        self.live_rows: dict[int, Row] = {}
+        """The values of the rows that live, by the line where the row begins."""
 
     def run(self) -> dict[int, RowRoot]:
         """Check everything; the rows that begin on this page, by line."""
@@ -112,7 +113,6 @@ class HeapPageCheck:
             self._add(Kind.PAGE_HEADER, None, f"lower {lower} is within a line pointer")
         used: list[tuple[int, int, int]] = []
         raws = pages.lines(self._mm, 0)
-        self._lines = len(raws)
         for line, raw in enumerate(raws, 1):
             state, at, length = pages.line_fields(raw)
             if state == pages.NORMAL:
@@ -224,7 +224,7 @@ class HeapPageCheck:
         """Follow a row's versions on this page: an end is certain, for one line leads to another, and none to a root."""
         certain = True
         key: Key | None = None
-        live: Version | None = None
+        lives = False
         before = root
         while (version := self._versions.get(line)) is not None and (line == root or self._led_to.get(line) == before):
             if version.lives is None or version.key is None:
@@ -234,13 +234,15 @@ class HeapPageCheck:
             elif version.key != key:
                 self._add(Kind.UPDATE_CHAIN, line, f"its key is {version.key!r}, that of the version before it {key!r}")
             if version.lives:
-                if live is not None:
+                if lives:
                     self._add(Kind.UPDATE_CHAIN, line, "it lives, and so does a version before it")
-                live = version
+                lives = True
+                if version.row is not None:
+                    self.live_rows[root] = version.row
             if not version.flags & HOT_UPDATED:
                 break
             before, line = line, version.next_line
-        return RowRoot(key, live, certain and key is not None)
+        return RowRoot(key, lives, certain and key is not None)
 
     def _find_orphans(self) -> None:
         for line, version in self._versions.items():

@@ -61,10 +61,10 @@ class TableCheck:
                 if len(self.heap.corruptions) > told:
                     self._unreadable.add(block)
                 continue
-            roots = HeapPageCheck(file, block, self._table, self._transactions, self.heap).run()
-            for line, root in roots.items():
+            page = HeapPageCheck(file, block, self._table, self._transactions, self.heap)
+            for line, root in page.run().items():
                 self._roots[block << 16 | line] = root
-                if root.live is None or root.key is None:
+                if not root.lives or root.key is None:
                     continue
                 other = live.setdefault(root.key, block << 16 | line)
                 if other != block << 16 | line:
@@ -74,8 +74,8 @@ class TableCheck:
                         block=block,
                         offset=line,
                     )
-                if on_live is not None and root.live.row is not None:
-                    on_live(root.live.row, block, line)
+                if on_live is not None and line in page.live_rows:
+                    on_live(page.live_rows[line], block, line)
         file.close()
 
     def _check_entries(self, entries: Entries) -> None:
@@ -97,7 +97,7 @@ class TableCheck:
         if not entries.whole:
             return
         for tid, root in self._roots.items():
-            if root.live is not None and tid not in entered:
+            if root.lives and tid not in entered:
                 self.heap.add(
                     Kind.MISSING_ENTRY,
                     f"a row with key {root.key!r} lives here, and {self._table.index_name} has no entry of it",
