@@ -136,6 +136,12 @@ def a_flag_that_nobody_sets(files: Files) -> Where:
     return in_file(WORDS, 1)
 
 
+@damage(Kind.PAGE_HEADER)
+def something_to_prune_from_a_transaction_to_come(files: Files) -> Where:
+    files.change(WORDS, 1, pages.WORD_AT, "Q", files.control.checkpoint.next_xid)
+    return in_file(WORDS, 1)
+
+
 @damage(Kind.PAGE_LSN)
 def a_page_of_the_future(files: Files) -> Where:
     files.change(WORDS, 1, pages.LSN_AT, "Q", 0xFF_0000_0000)
@@ -497,10 +503,10 @@ def two_downlinks_to_one_leaf(files: Files) -> Where:
 
 
 @damage(Kind.BTREE_LINK, Kind.BTREE_ORDER)
-def a_downlink_behind_the_file(files: Files) -> Where:
+def a_downlink_to_no_block(files: Files) -> Where:
     tree = files.tree(WORDS_INDEX)
     root = tree.node(0)
-    root.children[1] = 4000
+    root.children[1] = -1
     tree.put(0, root)
     return in_file(WORDS_INDEX, 0, 2)
 

@@ -129,8 +129,8 @@ class BtreeCheck:
     def _children(self, block: int, node: Node) -> list[tuple[Position, int]]:
         children = []
         for at, (key, tid, child) in enumerate(zip(node.keys, node.tids, node.children, strict=True), 1):
-            if child in self._reached or child >= self._file.blocks:
-                why = "to which another entry leads" if child in self._reached else "behind the end of the file"
+            if child in self._reached or not 0 <= child < self._file.blocks:
+                why = "to which another entry leads" if child in self._reached else "which the file does not have"
                 self._add(Kind.BTREE_LINK, block, at, f"leads to block {child}, {why}")
                 self._entries.whole = False
             else:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from supervisor.engine.access import prune
 from supervisor.engine.access.btree import Key
 from supervisor.engine.access.tuple import (
     HEADER,
@@ -29,6 +30,7 @@ from supervisor.engine.access.tuple import (
     Row,
 )
 from supervisor.engine.storage import page as pages
+from supervisor.engine.transam.xid import FROZEN_XID, XID_MASK
 from supervisor.engine.verify.corruption import Findings, Kind
 from supervisor.engine.verify.definition import NOT_DECODED, Definition
 from supervisor.engine.verify.pages import PageFile
@@ -95,6 +97,9 @@ class HeapPageCheck:
 
     def run(self) -> dict[int, RowRoot]:
         """Check everything; the rows that begin on this page, by line."""
+        hint = prune.prunable(self._mm, 0)
+        if hint > FROZEN_XID and not (hint <= XID_MASK and self._transactions.was_given_out(hint)):
+            self._add(Kind.PAGE_HEADER, None, f"there is something to prune from transaction {hint}, never given out")
         self._read_lines()
         for line, version in self._versions.items():
             self._check_header(line, version)
