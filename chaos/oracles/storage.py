@@ -1,8 +1,9 @@
 """The oracle of storage: what a server leaves when it stops is sound, page by page.
 
-An update without its index entry, a page behind its WAL, a tree with a leaf that no search reaches: each can stay unseen
-by every statement of the load and lose data later. At the end of an epoch, with the server stopped, a walk over its files
-looks for them (`supervisor.engine.verify`). Its trials are the relations that were walked; its failures the corruptions.
+A row without its index entry, an entry without its row, a page of the future, a leaf that no search reaches: each can
+stay unseen by every statement of the load and lose data later. At the end of an epoch, with the server stopped, a walk
+over its files looks for them (`supervisor.engine.verify`). Its trials are the relations that were walked, its failures
+the corruptions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ TITLE = "the files of a stopped server are sound, heap and index agree"
 
 
 def judge(harness: Iterable[Mapping[str, Any]]) -> OracleResult:
-    """Judge the harness's `files_checked` records, one per walk, whose `cycle` is the epoch's last. A run that was cut off before an epoch's end has none."""
+    """Judge the harness's `files_checked` records, one per walk, whose `cycle` is the epoch's last.
+
+    A run that was cut off before an epoch's end has none.
+    """
     trials = failed = 0
     failures: list[Failure] = []
     for record in harness:

@@ -1,7 +1,7 @@
-"""`crashbed verify` on the directory of a real server: while it runs, after it stopped, after it was killed, after damage.
+"""`crashbed verify` on a real server's directory: while it runs, after it stopped, after it was killed, after damage.
 
-What could go wrong: a check beside a live server, which calls pages damaged that are newer in its memory; a check that a
-server is started under; a cluster that was killed called damaged, or changed by the check so that its server recovers
+What could go wrong: a check beside a live server, which calls pages damaged that are newer in its memory; a check that
+a server is started under; a cluster that was killed called damaged, or changed by the check so that its server recovers
 something else; damage that ends with a traceback or with status 0.
 """
 

@@ -2,8 +2,8 @@
 
 `build` makes, through sessions as a server would: a heap with an update on its page, one that was rolled back, one
 whose versions were pruned to a redirect, one to another page, a row that was deleted and rows that never committed;
-an index of eight-byte keys and one of bytes, each with several leaves. `Files` finds such places and changes bytes there,
-as a bad disk or a wrong line of the server would.
+an index of eight-byte keys and one of bytes, each with several leaves. `Files` finds such places and changes bytes
+there, as a bad disk or a wrong line of the server would.
 """
 
 from __future__ import annotations

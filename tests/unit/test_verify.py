@@ -1,8 +1,8 @@
 """The walk over a cluster's files: it finds every kind of damage where it is, and none where there is none.
 
 What could go wrong: a check that looks at nothing, and calls everything sound; one that stops at the first damage; one
-that takes for damage what a crash legally leaves (a torn page before redo, an update that was rolled back, an entry that
-was never made, a file that no table names); one that dies of the bytes that it should report; one that writes. So each
+that takes for damage what a crash legally leaves (a torn page before redo, an update that was rolled back, an entry
+that was never made, a file that no table names); one that dies of the bytes that it should report; one that writes. So each
 kind of damage is planted into the bytes of a real cluster, one at a time, and must be told with its kind and its place,
 and nothing else must be told but what follows from it.
 """

@@ -1,7 +1,7 @@
 """The walk over all files of a cluster: `crashbed verify` (PostgreSQL's pg_amcheck and pg_checksums in one).
 
-Owns the order, what each check is told of the whole (where the log ends, which numbers were given out), and the rules of
-what belongs to no one relation: the control file and the checkpoint that it names, the catalog against the files.
+Owns the order, what each check is told of the whole (where the log ends, which numbers were given out), and the rules
+of what belongs to no one relation: the control file and the checkpoint that it names, the catalog against the files.
 
 A pure reader over a `Disk`: no shared memory of a server, nothing written, so a server must not run meanwhile; its
 newest pages are in its memory. Every corruption is told and none ends the walk, with two exceptions: without a control

@@ -226,7 +226,7 @@ class HeapPageCheck:
             self._led_to[target] = line
 
     def _row_from(self, root: int, line: int) -> RowRoot:
-        """Follow a row's versions on this page: an end is certain, for one line leads to another, and none to a root."""
+        """Follow a row's versions on this page. It ends: a line is led to from one other alone, a root from none."""
         certain = True
         key: Key | None = None
         lives = False

@@ -52,7 +52,7 @@ class PageFile:
         self.mm.close()
 
     def read(self, block: int, *kinds: int) -> bool:
-        """Have a block in `mm`; whether it is a page of one of these kinds, whole, so that its content can be looked at.
+        """Have a block in `mm`; whether it is a whole page of one of these kinds, so that its content can be looked at.
 
         A page of zeros is legal and has no content: a crash between extending and filling leaves one.
         """

@@ -1,8 +1,8 @@
 """A cluster that was not shut down, as it would be after recovery: a copy of it, recovered in memory.
 
 Owns the copy. The files of a server that was killed prove nothing by themselves: pages may be torn, and an index page
-older than the heap page that it belongs to, and all of that is legal, because the log has what is missing. Checking only
-what is legal before recovery would be checking nearly nothing; recovering the directory itself would change what
+older than the heap page that it belongs to, and all of that is legal, because the log has what is missing. Checking
+only what must hold before recovery would be checking nearly nothing; recovering the directory itself would change what
 somebody may want to look at. So redo is run over a copy, which is shut down, and the checks are the same as ever. It
 costs as much memory as the cluster and its log have bytes.
 """
