@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chaos.driver import CallError, ConnectError, OutsideClient, connect, run_call, run_statement
-from chaos.errors import CampaignError, DiskFull, Unobservable
+from chaos.errors import CampaignError, Corrupted, DiskFull, Unobservable
 from chaos.faults import Blow
 from chaos.load import Load, probe_request
 from chaos.plan import CampaignPlan, CyclePlan
@@ -83,7 +83,7 @@ class Campaign:
     def run(self, first_cycle: int, more: Callable[[int], bool]) -> None:
         """Run cycles from `first_cycle` on while `more(cycle)` says so; each epoch on a fresh cluster.
 
-        Raises CampaignError, TargetError, RunDirectoryError, OSError, Unobservable. The server is the target's
+        Raises CampaignError, TargetError, RunDirectoryError, OSError, Unobservable, Corrupted. The server is the target's
         owner's to end, whatever happens.
         """
         cycle = first_cycle
@@ -133,6 +133,13 @@ class Campaign:
         if status != 0:
             raise CampaignError(
                 f"the server stopped with status {status} at the end of epoch {epoch}; see {self._run.server_log}"
+            )
+        found = self._target.check_files()
+        self._emit("files_checked", cycle=cycle, epoch=epoch, verification=found)
+        if found["corruptions"]:
+            raise Corrupted(
+                f"what epoch {epoch} left is corrupt in {len(found['corruptions'])} places, and is kept: see them with "
+                f"crashbed verify -D {self._target.data_directory}"
             )
 
     def _start(self) -> None:

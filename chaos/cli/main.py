@@ -17,6 +17,7 @@ from chaos.cli.evidence import judge, report
 from chaos.cli.explain import explain
 from chaos.cli.reload import reload
 from chaos.cli.run import replay, run_command
+from chaos.cli.verify import verify
 from chaos.defects.defect import StaleDefectError
 from chaos.errors import CampaignError
 from chaos.plan import PlanError
@@ -57,6 +58,7 @@ for command in (
     init,
     serve,
     reload,
+    verify,
     waldump,
     controldata,
     points,

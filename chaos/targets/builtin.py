@@ -27,7 +27,7 @@ import msgspec
 import supervisor
 from chaos.orphans import adopting_orphans
 from chaos.targets.process import ServerProcess, child_pids, children_of, wait_ended
-from chaos.targets.target import START_DEADLINE_S, STOP_DEADLINE_S, TargetError
+from chaos.targets.target import CHECK_DEADLINE_S, START_DEADLINE_S, STOP_DEADLINE_S, TargetError
 from chaos.witness.tracefs import PREFIX, instance_name, owner_lives
 from supervisor.postmaster.initdb import initialise
 
@@ -257,6 +257,26 @@ class BuiltinTarget:
                 ) from None
         self._process = None
         return process.returncode
+
+    def check_files(self) -> dict[str, Any]:
+        """Walk over the files in a process of its own (`chaos.targets.check_files`), with this harness's code."""
+        command = [sys.executable, "-m", "chaos.targets.check_files", str(self.data_directory)]
+        environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            done = subprocess.run(
+                [*command, "--die-with", str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env=environment,
+                start_new_session=True,
+                timeout=CHECK_DEADLINE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise TargetError(f"the check of {self.data_directory} did not end in {CHECK_DEADLINE_S:g} s") from None
+        if done.returncode != 0:
+            raise TargetError(f"{self.data_directory} cannot be checked:\n{done.stderr.decode(errors='replace')}")
+        return msgspec.json.decode(done.stdout, type=dict[str, Any])
 
     def kill(self) -> None:
         """SIGKILL the postmaster and everything that it forked; returns when they have ended.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from chaos.targets.process import ServerProcess
 
 START_DEADLINE_S: Final = 30.0
 STOP_DEADLINE_S: Final = 30.0
+CHECK_DEADLINE_S: Final = 60.0
 
 
 class TargetError(Exception):
@@ -93,6 +94,10 @@ class Target(Protocol):
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int | None:
         """Shut down and wait; returns the exit status. Raises TargetError when it had to be killed."""
+        ...
+
+    def check_files(self) -> dict[str, Any]:
+        """What a check of the stopped server's files finds, as the storage oracle reads it. Raises TargetError."""
         ...
 
     def kill(self) -> None:
