@@ -24,6 +24,7 @@ class ServerRecord(msgspec.Struct, frozen=True):
     """One record of events/server.jsonl; `pid` wrote it. Fields that its kind does not have are empty.
 
     `slot` 0 is no slot. `status` is a raw wait status. `event`, `before`, `after` are those of a step.
+    `worker` is the number of a background worker's registration; `name`, `start_time` and `restart_s` are its.
     """
 
     t: int
@@ -37,6 +38,10 @@ class ServerRecord(msgspec.Struct, frozen=True):
     status: int = 0
     sig: int = 0
     clean: bool = True
+    worker: int = 0
+    name: str = ""
+    start_time: str = ""
+    restart_s: int = 0
     event: Any = None
     before: Any = None
     after: Any = None

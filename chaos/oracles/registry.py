@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chaos.oracles.background_workers import BackgroundWorkers
 from chaos.oracles.exit_status import ExitStatus
 from chaos.oracles.fan_out import FanOut
 from chaos.oracles.memory import Drained, Memory
@@ -19,5 +20,6 @@ SUPERVISION: tuple[Oracle, ...] = (
     Memory(),
     RecoveryOrder(),
     ExitStatus(),
+    BackgroundWorkers(),
     Transitions(),
 )
