@@ -11,6 +11,7 @@ registered by a session.
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -23,9 +24,11 @@ from chaos.oracles.slots import Slots
 from chaos.oracles.supervision import Child
 from chaos.oracles.transitions import Transitions
 from supervisor.examples.fails import RESTART_S
+from supervisor.points import Point, PointAction
+from supervisor.roles import Role
 from tests.conftest import MakeScene, MakeServer
 from tests.support.kernel_rules import consequence
-from tests.support.scene import Scene, planted
+from tests.support.scene import Points, Scene, planted
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.live
@@ -115,6 +118,23 @@ def test_a_killed_worker_is_a_crash_and_is_back_without_waiting(make_scene: Make
     scene.server.child("bgworker").close()  # its interval is a minute
     assert consequence(scene.reign(), pid) == "crash"
     assert scene.failures(*ORACLES, FanOut()) == []
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_an_exit_with_the_slot_active_is_a_crash_whatever_its_status(
+    make_scene: MakeScene, points: Points, status: int
+) -> None:
+    """It ends in the middle of its commit, so it holds a PGPROC; 0 and 1 would otherwise be its own business."""
+    scene = make_scene({**preload("launcher"), **points.options})
+    arm = points.arm(Role.BGWORKER, Point.COMMIT_BEFORE_RECORD, PointAction.EXIT, status)
+    with scene.server.connect() as session, suppress(psycopg.OperationalError):
+        start_worker(session, "succeeds")  # answered, unless the crash is faster
+    pid = points.wait_fired(arm)
+    scene.server.wait_generation(1)
+    assert consequence(scene.reign(), pid) == "crash"
+    # Its registration is untouched by that: it is back, for the first success ends it.
+    scene.server.wait_log('unregistering background worker "succeeds"')
+    assert scene.failures(*ORACLES) == []
 
 
 def test_a_worker_does_not_hold_up_a_shutdown_and_counts_no_connection(make_scene: MakeScene) -> None:
