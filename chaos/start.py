@@ -43,6 +43,9 @@ from supervisor.points import PointMap
 from workloads.registry import MODULES
 
 JUDGE = [sys.executable, "-m", "chaos.judge"]
+BACKGROUND_WORKER = "supervisor.examples.heartbeat"
+"""Beside the workload, so that a background worker is among the victims."""
+
 SEGMENT_NOTE = "1 MiB WAL segments, so that campaigns switch and recycle many"
 
 
@@ -208,7 +211,7 @@ def _campaign(
     """The campaign, ready to run; what it needs is taken down by `made`."""
     options = {
         "max_connections": str(plan.backends + 8),
-        "shared_preload_libraries": ",".join(MODULES[name] for name in plan.workloads),
+        "shared_preload_libraries": ",".join((*(MODULES[name] for name in plan.workloads), BACKGROUND_WORKER)),
         "crashbed.run_name": run.path.name,
         "crashbed.history_directory": str(run.history.absolute()),
         "crashbed.points_map": str(run.points_map.absolute()),

@@ -25,6 +25,7 @@ class ServerRecord(msgspec.Struct, frozen=True):
 
     `slot` 0 is no slot. `status` is a raw wait status. `event`, `before`, `after` are those of a step.
     `data_directory` is that of a postmaster's start.
+    `worker` is the number of a background worker's registration; `name`, `start_time` and `restart_s` are its.
     """
 
     t: int
@@ -38,6 +39,10 @@ class ServerRecord(msgspec.Struct, frozen=True):
     status: int = 0
     sig: int = 0
     clean: bool = True
+    worker: int = 0
+    name: str = ""
+    start_time: str = ""
+    restart_s: int = 0
     event: Any = None
     before: Any = None
     after: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chaos.oracles.background_workers import BackgroundWorkers
 from chaos.oracles.escalation import Escalation
 from chaos.oracles.exit_status import ExitStatus
 from chaos.oracles.fan_out import FanOut
@@ -25,5 +26,6 @@ SUPERVISION: tuple[Oracle, ...] = (
     RecoveryOrder(),
     ExitStatus(),
     Shutdowns(),
+    BackgroundWorkers(),
     Transitions(),
 )

@@ -27,10 +27,11 @@ ORDERLY_CODES: Mapping[str, frozenset[int]] = {
     "walwriter": frozenset({0}),
     "backend": frozenset({0, 1}),
     "dead_end": frozenset({0, 1}),
+    "bgworker": frozenset({0, 1}),
 }
 """Exit codes that are no crash, per role; a process of an unknown role may exit 0 or 1."""
 
-SLOT_MATTERS = frozenset({"backend"})
+SLOT_MATTERS = frozenset({"backend", "bgworker"})
 """Roles whose orderly exit is a crash all the same if their slot had not been cleaned up."""
 
 _FOREVER = 1 << 62

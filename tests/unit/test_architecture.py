@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 # Lowest first. A module belongs to the longest prefix that names it; it may import its own layer and below.
 SUPERVISOR_LAYERS: tuple[tuple[str, ...], ...] = (
     ("supervisor.roles", "supervisor.errors", "supervisor.points", "supervisor.host", "supervisor.config"),
+    ("supervisor.background_worker",),
     ("supervisor.log",),
     ("supervisor.config_file",),
     ("supervisor.shmem",),
@@ -36,6 +37,7 @@ SUPERVISOR_LAYERS: tuple[tuple[str, ...], ...] = (
     ("supervisor.session",),
     ("supervisor.sql", "supervisor.wire"),
     ("supervisor.processes",),
+    ("supervisor.examples",),
     ("supervisor.postmaster",),
     ("supervisor.__main__",),
 )

@@ -82,8 +82,9 @@ def test_every_oracle_holds_on_a_crash_and_a_shutdown_as_they_should_be(oracle: 
     story = whole_story()
     story.server += journal_of_steps()
     result = judged(oracle, story)
-    assert result.status is OracleStatus.HELD, result
-    assert result.trials > 0
+    # The story has no background worker: `test_oracle_background_workers.py`.
+    assert result.status is OracleStatus.HELD or not result.applies, result
+    assert result.trials > 0 or not result.applies
     assert result.row().failures == 0
 
 
