@@ -64,13 +64,13 @@ def starved(pid: int) -> Iterator[tuple[Hierarchy, Path]]:
     group.mkdir()
     try:
         home = _home(pid, hierarchy)
-        (group / "cgroup.procs").write_text(str(pid))
+        # The limit first: a group whose process has asked for a page already cannot be limited to nothing (EBUSY).
         (group / hierarchy.limit).write_text("0")
         try:
+            (group / "cgroup.procs").write_text(str(pid))
             yield hierarchy, group
         finally:
-            with suppress(OSError):  # it has ended, as it should
-                (group / hierarchy.limit).write_text(str(1 << 40))
+            with suppress(ProcessLookupError):  # it has ended, as it should
                 (home / "cgroup.procs").write_text(str(pid))
     finally:
         _remove(group)
