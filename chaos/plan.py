@@ -74,9 +74,6 @@ def derive(seed: int, *what: object) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
-# Plans.
-
-
 class TimePlacement(msgspec.Struct, frozen=True, tag="time"):
     """So many milliseconds after the generation's first commit and the cycle's 20th acknowledgement."""
 
@@ -159,9 +156,10 @@ class CyclePlan(msgspec.Struct, frozen=True, omit_defaults=True):
 class CampaignPlan(msgspec.Struct, frozen=True):
     """The options that plans follow from; together with nothing else.
 
-    `faults` are names of `chaos.faults`, drawn by their weights. `points` are selectors for the cycles placed at points, one cycle in `point_one_in` (0 is never); left
-    empty, they are drawn from `BACKEND_POINTS`. `delay_ms` is the range of time placements. Without
-    `synchronous_commit` a commit does not wait for its flush, and the last ones may be lost. Raises PlanError.
+    `faults` are names of `chaos.faults`, drawn by their weights. `points` are selectors for the cycles placed at
+    points, one cycle in `point_one_in` (0 is never); left empty, they are drawn from `BACKEND_POINTS`. `delay_ms` is
+    the range of time placements. Without `synchronous_commit` a commit does not wait for its flush, and the last ones
+    may be lost. Raises PlanError.
     """
 
     seed: int
