@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from chaos.aftermath import RECOVERY_DEADLINE_S, Aftermath, Starting
 from chaos.driver import CallError, ConnectError, OutsideClient, connect, run_call, run_statement
 from chaos.errors import CampaignError, Corrupted, DiskFull, Unobservable
 from chaos.faults import Blow
@@ -24,7 +25,7 @@ from chaos.load import Load, probe_request
 from chaos.plan import CampaignPlan, CyclePlan
 from chaos.resources import files_below, used_by
 from chaos.strike import Strike
-from chaos.targets.target import Target, TargetError
+from chaos.targets.target import Target
 from chaos.witness.proc_maps import mapped_memories
 from reports.records import RecordWriter
 from reports.rundir import RunDirectory
@@ -33,10 +34,6 @@ from workloads.history import HistoryWriter
 from workloads.registry import WORKLOADS
 from workloads.workload import Observation, Workload, last_operation_of
 
-LOAD_DEADLINE_S = 30.0
-RECOVERY_DEADLINE_S = 30.0
-STARTUP_KILLED = 1
-"""With what a postmaster exits whose startup process was killed (specification 2.3)."""
 DISK_FULL = "53100"
 LEAST_FREE_BYTES = 4 * 1024**2
 """With less space left than this, a server that cannot go on is taken to have met a full disk."""
@@ -114,6 +111,7 @@ class Campaign:
         shutil.copytree(self._template, data)
         self._points.disarm_all()
         self._start()
+        self._target.wait_ready()
         try:
             for name in self._plan.workloads:
                 run_call(self._target.conninfo, f"{name}_setup", {})
@@ -142,11 +140,11 @@ class Campaign:
                 f"crashbed verify -D {self._target.data_directory}"
             )
 
-    def _start(self) -> None:
+    def _start(self) -> int:
         pid = self._target.start()
         self._on_start(pid)
         self._emit("postmaster", child=pid)
-        self._target.wait_ready()
+        return pid
 
     # -- one cycle
 
@@ -165,20 +163,20 @@ class Campaign:
                     f"cycle {plan.cycle}: a worker could not connect: {load.refusal}; see {self._run.server_log}"
                 )
             self._tell("trigger", strike.trigger, plan)
-            result.acknowledged = load.acknowledged()
-            if strike.begun_ns is not None:
-                self._recover(plan, generation, load, strike, result)
-            else:
-                self._let_finish(load, result)
-                strike.disarm()
+            starting = Starting(self._start, lambda why: self._unobservable(plan.cycle, plan.workload, why))
+            aftermath = Aftermath(plan, self._target, strike, load, starting, self._emit)
+            recovered = aftermath.settle(generation)
         finally:
             load.close()
+            strike.close()
         self._tell(plan.fault, strike.blows, plan)
+        result.acknowledged, result.notes = aftermath.acknowledged, aftermath.notes
         result.blows = [*strike.trigger, *strike.blows]
-        if strike.begun_ns is not None:
+        if recovered and strike.begun_ns is not None:
             self._emit("ready", t=self._target.ready_ns, cycle=plan.cycle,
                        gen=self._target.ready_generation)  # fmt: skip
             result.ready_ms = (self._target.ready_ns - strike.begun_ns) / 1e6
+        if strike.decisive and strike.begun_ns is not None:
             self._first_commit(plan, workload, strike.begun_ns, result)
         if not any(blow.landed for blow in strike.blows):
             result.notes.append("the fault missed")
@@ -186,73 +184,16 @@ class Campaign:
         self._look_at_processes(plan.cycle)
         for worker, sqlstate, message in load.refusals():
             self._emit("refused", cycle=plan.cycle, worker=worker, sqlstate=sqlstate, message=message)
-        result.notes += load.complaints()
+        result.notes += dict.fromkeys(load.complaints())
         self._emit("cycle_end", cycle=plan.cycle, acknowledged=result.acknowledged, notes=result.notes)
         self._on_cycle(result)
 
     def _tell(self, fault: str, blows: Sequence[Blow], plan: CyclePlan) -> None:
         for blow in blows:
+            exits = {} if blow.code is None else {"code": blow.code}
             self._emit("fault", t=blow.t, cycle=plan.cycle, fault=fault, child=blow.pid, role=blow.role,
-                       sig=blow.signal, outcome="landed" if blow.landed else "missed")  # fmt: skip
-
-    def _recover(self, plan: CyclePlan, generation: int, load: Load, strike: Strike, result: CycleResult) -> None:
-        """Wait until every connection has ended and a later generation serves."""
-        deadline = time.monotonic() + RECOVERY_DEADLINE_S
-        while not load.over():
-            if time.monotonic() >= deadline:
-                raise CampaignError(
-                    f"cycle {plan.cycle}: connections outlive the crash by {RECOVERY_DEADLINE_S:g} s; "
-                    f"see {self._run.server_log}"
-                )
-            load.wait()
-            strike.look()
-        result.acknowledged = load.acknowledged()
-
-        def serves() -> bool:
-            strike.look()
-            return self._target.ready_generation > generation
-
-        try:
-            self._target.wait_until(
-                serves, f"no generation after {generation} became ready", deadline_s=RECOVERY_DEADLINE_S
-            )
-            strike.disarm()
-        except TargetError:
-            status = self._target.exited()
-            if status is None:
-                raise
-            strike.disarm()
-            self._start_again(plan, status, strike, result)
-
-    def _start_again(self, plan: CyclePlan, status: int, strike: Strike, result: CycleResult) -> None:
-        """The postmaster has ended: as it must when its startup process was killed, or of its own accord.
-
-        Either way a new one must be able to recover. Raises Unobservable when it is not.
-        """
-        self._emit("postmaster_exit", cycle=plan.cycle, status=status)
-        expected = status == STARTUP_KILLED and any(blow.role == "startup" and blow.landed for blow in strike.blows)
-        why = ", as it must" if expected else " instead of recovering"
-        result.notes.append(f"the postmaster exited with status {status}{why}; started again")
-        try:
-            self._start()
-        except TargetError as error:
-            if self._target.exited() is None:
-                raise
-            raise self._unobservable(
-                plan.cycle, plan.workload, f"the server cannot be started again: {error}"
-            ) from error
-
-    def _let_finish(self, load: Load, result: CycleResult) -> None:
-        """The fault missed: let the load come to its end, so that the observation finds nobody writing."""
-        deadline = time.monotonic() + LOAD_DEADLINE_S
-        while not load.over():
-            if time.monotonic() >= deadline:
-                raise CampaignError(
-                    f"cycle {result.plan.cycle}: the load did not end within {LOAD_DEADLINE_S:g} s; "
-                    f"see {self._run.server_log}"
-                )
-            load.wait()
-        result.acknowledged = load.acknowledged()
+                       sig=blow.signal, part=blow.part, outcome="landed" if blow.landed else "missed",
+                       **exits)  # fmt: skip
 
     def _first_commit(self, plan: CyclePlan, workload: Workload, struck_ns: int, result: CycleResult) -> None:
         """Commit one operation: the sign of life that the time to recover ends with."""

@@ -23,6 +23,7 @@ from chaos.machine import machine
 from chaos.oracles import leak
 from chaos.oracles.data import sum_ledgers
 from chaos.oracles.oracle import OracleResult, merge
+from chaos.oracles.registry import is_fed
 from chaos.orphans import die_with
 from chaos.phases import Cycle
 from chaos.plan import EPOCH_CYCLES, loss_window_ns
@@ -88,8 +89,9 @@ def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
     every = [*results, *supervision, growth]
     results_by_name = {result.name: result for result in every}
     witnessed = any(part.witnessed for part in judged)
-    rows = [result.row() for result in results]
-    rows += [result.row(required=witnessed or insisted) for result in supervision]
+    faults = tuple(campaign["faults"])
+    rows = [result.row(required=is_fed(result.name, faults)) for result in results]
+    rows += [result.row(required=(witnessed or insisted) and is_fed(result.name, faults)) for result in supervision]
     cycles = [cycle for part in judged for cycle in part.cycles]
     reasons = [reason for part in judged for reason in part.reasons]
     # Most plans give no postmaster the cycles that it takes.

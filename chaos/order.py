@@ -20,8 +20,9 @@ from typing import TypeVar
 import msgspec
 
 import supervisor
+from chaos.errors import PlanError
 from chaos.phases import cycles_of
-from chaos.plan import CampaignPlan, PlanError
+from chaos.plan import CampaignPlan
 from chaos.verdict import ExitCode
 from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
 from reports.verdict import SCHEMA

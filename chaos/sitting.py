@@ -16,7 +16,7 @@ from chaos.oracles.evidence import Evidence
 from chaos.oracles.oracle import OracleResult
 from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
-from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries
+from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries, replaced_ns, replaces_only
 from chaos.verdict import CycleFacts, Reason, conclude
 from chaos.witness.account import Account
 from reports.rundir import Sitting
@@ -79,10 +79,15 @@ def _conclude(
     landed = [blow for blow in cycle.blows if blow.landed]
     fell = [fell_ns(cycle, blow, account) if witnessed else blow.t for blow in landed]
     last = max((t for t in fell if t is not None), default=cycle.struck_ns)
+    replaces = replaces_only(cycle.fault)
     if not witnessed:
-        ready = cycle.ready_ns is not None
+        ready = (cycle.first_commit_ns if replaces else cycle.ready_ns) is not None
+    elif last is None or cycle.end_ns is None:
+        ready = False
+    elif replaces:
+        ready = all(replaced_ns(cycle, lives, blow, last) is not None for blow in landed)
     else:
-        ready = last is not None and cycle.end_ns is not None and became_ready_ns(cycle, lives, last) is not None
+        ready = became_ready_ns(cycle, lives, last) is not None
     return conclude(
         CycleFacts(
             cycle=cycle.cycle,

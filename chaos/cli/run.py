@@ -14,10 +14,13 @@ from click.core import ParameterSource
 from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
+from chaos.faults import DEFAULT, FAULTS
+from chaos.faults.availability import ALL, select
 from chaos.order import Order, StopRule, read_order
 from chaos.phases import cycles_of
-from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan, FaultKind
+from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan
 from chaos.start import resume_campaign, run_campaign
+from chaos.targets.builtin import BuiltinTarget
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
 
@@ -53,8 +56,9 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 @click.option("--backends", default=8, show_default=True, help="Workers inside the server.")
 @click.option("--kills", type=click.IntRange(1), help="Stop after so many cycles.  [default: 20]")
 @click.option("--duration", callback=_duration, metavar="TIME", help="Stop after so long: 90s, 10m, 2h.")
-@click.option("--fault", "faults", default=",".join(FaultKind), show_default=True,
-              callback=_names(tuple(FaultKind), "fault"), help="Faults, separated by commas.")  # fmt: skip
+@click.option("--fault", "faults", default=",".join(DEFAULT), show_default=True,
+              callback=_names((*FAULTS, ALL), "fault"),
+              help="Faults (see crashbed faults), separated by commas; all: each that can be done here.")  # fmt: skip
 @click.option("--point", "points", multiple=True, metavar="SELECTOR",
               help="Place every fault at such a point: role[#nth]/point:k (see crashbed points). May be repeated.")  # fmt: skip
 @click.option("--no-points", is_flag=True, help="Place no fault at a point, all of them in time.")
@@ -100,6 +104,7 @@ def run_command(
     crashbed run
     crashbed run --kills 300 --workload bank
     crashbed run --duration 10m --fault sigkill-several,sigquit
+    crashbed run --kills 200 --fault all
     crashbed run --duration 8h --stop-on-finding
     crashbed run --kills 50 --point backend/COMMIT_AFTER_FLUSH:30
     crashbed run --kills 20 --point startup/REDO_RECORD:5     a crash, and another during its recovery
@@ -116,11 +121,14 @@ def run_command(
         return _resume(context, resume, kills, duration, keep=keep)
     if points and no_points:
         raise click.UsageError("--point and --no-points contradict each other: give one of them")
+    chosen, left_out = select(faults, BuiltinTarget.name)
+    for line in left_out:
+        click.echo(line)
     plan = CampaignPlan(
         seed=seed if seed is not None else secrets.randbits(32),
         workloads=workloads,
         backends=backends,
-        faults=tuple(FaultKind(name) for name in faults),
+        faults=chosen,
         points=points,
         point_one_in=1 if points else 0 if no_points else POINT_ONE_IN,
         epoch_cycles=epoch_cycles,

@@ -14,7 +14,7 @@ from chaos.errors import CampaignError
 from chaos.order import StopRule
 from chaos.plan import CampaignPlan, PointPlacement
 
-HEADER = "cycle  fault            victim                       acked   ready ms  commit ms"
+_LEAST_WIDTH = 16
 
 
 class _Output(Console):
@@ -35,6 +35,7 @@ class View:
         self._console = _Output(highlight=False, soft_wrap=True)
         self._plan = plan
         self._stop = stop
+        self._width = max(_LEAST_WIDTH, *map(len, plan.faults))
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -67,7 +68,8 @@ class View:
 
     def begin(self) -> None:
         """Before the first cycle."""
-        self._console.print(HEADER, style="dim")
+        columns = "victim                       acked   ready ms  commit ms"
+        self._console.print(f"cycle  {'fault':<{self._width}} {columns}", style="dim")
 
     def cycle(self, result: CycleResult) -> None:
         """A cycle has ended."""
@@ -81,6 +83,6 @@ class View:
         if isinstance(plan.placement, PointPlacement):
             notes = f"  {plan.placement.selector}{notes}"
         self._console.print(
-            f"{plan.cycle:5d}  {fault:<16} {victims:<27.27} {result.acknowledged:6d}  {ready} {commit}{notes}"
+            f"{plan.cycle:5d}  {fault:<{self._width}} {victims:<27.27} {result.acknowledged:6d}  {ready} {commit}{notes}"
         )
         self._progress.update(self._task, advance=1)

@@ -334,6 +334,28 @@ def test_a_kill_that_the_witness_did_not_see_proves_nothing(record: Callable[...
     assert [(why.reason, why.cycles) for why in verdict.inconclusive] == [(Reason.NOT_WITNESSED.value, 2)]
 
 
+# Faults that are no crash.
+
+
+def test_an_orderly_end_excuses_no_commit_that_was_not_flushed(record: Callable[..., Recorded]) -> None:
+    """Without synchronous commit a crash may take the last acknowledgements; a shutdown may not."""
+    campaign = msgspec.to_builtins(
+        CampaignPlan(seed=7, backends=2, epoch_cycles=2, synchronous_commit=False, faults=("shutdown-fast", "sigquit"))
+    )
+    last_lost = [*asked(1)[:29], dataclasses.replace(asked(1)[29], kept=False), *asked(1)[30:]]
+    at = {"t": (CYCLE_MS + 100) * MS}
+    crashed = two_cycles(record(campaign=campaign), operations=last_lost, blows=(at,))
+    assert not crashed.findings
+    ended = two_cycles(record(campaign=campaign), operations=last_lost, blows=({**at, "fault": "shutdown-fast"},))
+    assert "was acknowledged and is lost" in ended.findings[0].message
+
+
+def test_an_oracle_that_no_fault_of_the_run_feeds_is_not_asked_of_it(record: Callable[..., Recorded]) -> None:
+    campaign = msgspec.to_builtins(CampaignPlan(seed=7, backends=2, epoch_cycles=2, faults=("shutdown-fast",)))
+    rows = {row.name: row.required for row in two_cycles(record(campaign=campaign)).oracles}
+    assert rows["durability"] and not rows["wal_replay"] and not rows["fan_out"]
+
+
 # The command that repeats the run.
 
 
