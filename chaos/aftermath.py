@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from chaos.drivers.driver import Load
 from chaos.errors import CampaignError
 from chaos.faults import FAULTS, Consequence
-from chaos.load import Load
 from chaos.plan import CyclePlan
 from chaos.strike import Strike
 from chaos.targets.process import ServerProcess, child_pids, open_process, wait_ended

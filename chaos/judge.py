@@ -28,6 +28,7 @@ from chaos.orphans import die_with
 from chaos.phases import Cycle
 from chaos.plan import EPOCH_CYCLES, loss_window_ns
 from chaos.sitting import JudgedSitting, judge_sitting
+from chaos.targets.choice import TargetChoice
 from chaos.timelines import timelines
 from chaos.trends import resources
 from chaos.verdict import Decision, ExitCode, reach
@@ -261,6 +262,7 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
         words += ["--no-points"]
     if campaign["epoch_cycles"] != EPOCH_CYCLES:
         words += ["--epoch", str(campaign["epoch_cycles"])]
+    words += TargetChoice.read(info.plan.get("target")).words()
     if not campaign.get("synchronous_commit", True):
         words += ["--synchronous-commit", "off"]
     if info.plan["defect"]:

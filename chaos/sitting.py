@@ -13,7 +13,7 @@ from chaos.oracles import internal_error, observable, storage
 from chaos.oracles.data import CycleCounts
 from chaos.oracles.data import judge_run as judge_data
 from chaos.oracles.evidence import Evidence
-from chaos.oracles.oracle import OracleResult
+from chaos.oracles.oracle import OracleResult, unexpected
 from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
 from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries, replaced_ns, replaces_only
@@ -61,7 +61,7 @@ def judge_sitting(run: Sitting, window_ns: int, *, cut_short: bool, demanding: b
     lives = reigns(evidence)
     return JudgedSitting(
         evidence=evidence,
-        data=[*data.results, observed, refused, stored],
+        data=[*(_expected(result, evidence) for result in (*data.results, stored)), observed, refused],
         supervision=[oracle.judge(evidence) for oracle in SUPERVISION],
         ledger=data.ledger,
         cycles=cycles,
@@ -71,6 +71,11 @@ def judge_sitting(run: Sitting, window_ns: int, *, cut_short: bool, demanding: b
         ],
         recoveries=list(recoveries(cycles, evidence, run)),
     )
+
+
+def _expected(result: OracleResult, evidence: Evidence) -> OracleResult:
+    reason = evidence.kind.not_judged.get(result.name)
+    return result if reason is None else unexpected(result.name, result.title, reason)
 
 
 def _conclude(

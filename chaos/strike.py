@@ -13,10 +13,10 @@ from __future__ import annotations
 import signal
 import time
 
+from chaos.drivers.driver import Load
 from chaos.errors import CampaignError
 from chaos.faults import FAULTS, Blow
 from chaos.faults.steps import Scene, strike_one
-from chaos.load import Load
 from chaos.plan import CyclePlan, PointPlacement, TimePlacement, Trigger, TriggerKind
 from chaos.targets.target import Target
 from chaos.verdict import LEAST_ACKNOWLEDGED
@@ -27,9 +27,12 @@ DEADLINE_S = 30.0
 
 
 class Strike:
-    """The fault of one cycle. `prepare` before the workers connect, `fall` while they work."""
+    """The fault of one cycle. `prepare` before the workers connect, `fall` while they work.
 
-    def __init__(self, plan: CyclePlan, target: Target, points: PointMap) -> None:
+    A target without points has no map of them, and its plans place nothing at one.
+    """
+
+    def __init__(self, plan: CyclePlan, target: Target, points: PointMap | None) -> None:
         self._plan = plan
         self._target = target
         self._points = points
@@ -63,7 +66,7 @@ class Strike:
 
     def prepare(self) -> None:
         """Arm the plan's point if it is one that the cycle's own workers pass."""
-        self._points.disarm_all()
+        self._disarm_all()
         if isinstance(self._plan.placement, PointPlacement) and self._plan.trigger is None:
             self._set_arms(self._plan.placement)
 
@@ -86,6 +89,7 @@ class Strike:
         """See whether the armed point was hit since the last look."""
         if not self._arms:
             return
+        assert self._points is not None
         now = time.monotonic_ns()
         hit = [(arm, pid) for arm in self._arms if (pid := self._points.fired(arm)) is not None]
         for arm, pid in hit:
@@ -97,7 +101,7 @@ class Strike:
     def disarm(self) -> None:
         """Take the arms back: nobody may be hit from now on. A point that was not reached is a blow that missed."""
         self.look()
-        self._points.disarm_all()
+        self._disarm_all()
         for _ in self._arms:
             self.blows.append(self._blow_at_point(time.monotonic_ns(), 0, landed=False))
         self._arms.clear()
@@ -106,8 +110,15 @@ class Strike:
         """Leave nobody stopped and nothing open."""
         self.scene.close()
 
+    def _disarm_all(self) -> None:
+        if self._points is not None:
+            self._points.disarm_all()
+
     def _set_arms(self, placement: PointPlacement) -> None:
-        self._arms = [self._points.arm(placement.arm()) for _ in range(placement.times)]
+        if self._points is None:
+            raise CampaignError(f"cycle {self._plan.cycle}: the target has no points")
+        points = self._points
+        self._arms = [points.arm(placement.arm()) for _ in range(placement.times)]
         self._unseen_ns = time.monotonic_ns()
 
     def _blow_at_point(self, t: int, pid: int, *, landed: bool) -> Blow:

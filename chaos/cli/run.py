@@ -20,7 +20,7 @@ from chaos.order import Order, StopRule, read_order
 from chaos.phases import cycles_of
 from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan
 from chaos.start import resume_campaign, run_campaign
-from chaos.targets.builtin import BuiltinTarget
+from chaos.targets.choice import TargetChoice, TargetKind
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
 
@@ -50,7 +50,23 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
     return seconds
 
 
+def _settings(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not (name.strip() and equals):
+            raise click.BadParameter(f"'{text}' is no setting: write NAME=VALUE, as in fsync=off")
+        settings[name.strip()] = value.strip()
+    return settings
+
+
 @click.command("run")
+@click.option("--target", "target_kind", type=click.Choice([str(kind) for kind in TargetKind]), default="builtin",
+              show_default=True, help="What is crashed: the built-in server, or a real PostgreSQL.")  # fmt: skip
+@click.option("--pg-bindir", type=click.Path(path_type=Path), metavar="DIR",
+              help="Where PostgreSQL's programs are.  [default: PATH, the usual places, the wheel]")  # fmt: skip
+@click.option("--pg-set", "pg_settings", multiple=True, callback=_settings, metavar="NAME=VALUE",
+              help="Start PostgreSQL with this setting. May be repeated.")  # fmt: skip
 @click.option("--workload", "workloads", default="bank", show_default=True, callback=_names(tuple(WORKLOADS), "workload"),
               help="Workloads, separated by commas; each cycle runs one.")  # fmt: skip
 @click.option("--backends", default=8, show_default=True, help="Workers inside the server.")
@@ -81,6 +97,9 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 @click.pass_context
 def run_command(
     context: click.Context,
+    target_kind: str,
+    pg_bindir: Path | None,
+    pg_settings: dict[str, str],
     workloads: tuple[str, ...],
     backends: int,
     kills: int | None,
@@ -98,7 +117,7 @@ def run_command(
     keep: bool,
     resume: Path | None,
 ) -> int:
-    """Crash the built-in server again and again, and judge what survived.
+    """Crash a server again and again, and judge what survived.
 
     \b
     crashbed run
@@ -110,6 +129,7 @@ def run_command(
     crashbed run --kills 20 --point startup/REDO_RECORD:5     a crash, and another during its recovery
     crashbed run --synchronous-commit off     may lose the last commits, and nothing else
     crashbed run --seed 7 --kills 20          the same plan every time
+    crashbed run --target postgres --workload bank,append
     crashbed run --resume out/20260101T120000Z-7
     crashbed run --resume out/20260101T120000Z-7 --kills 600
 
@@ -121,7 +141,10 @@ def run_command(
         return _resume(context, resume, kills, duration, keep=keep)
     if points and no_points:
         raise click.UsageError("--point and --no-points contradict each other: give one of them")
-    chosen, left_out = select(faults, BuiltinTarget.name)
+    target = TargetChoice(TargetKind(target_kind), str(pg_bindir.absolute()) if pg_bindir else None, pg_settings)
+    if target.kind is not TargetKind.BUILTIN and not points:
+        no_points = True
+    chosen, left_out = select(faults, target.kind)
     for line in left_out:
         click.echo(line)
     plan = CampaignPlan(
@@ -135,10 +158,11 @@ def run_command(
         synchronous_commit=synchronous_commit == "on",
         delay_ms=DELAY_MS if synchronous_commit == "on" else ASYNCHRONOUS_DELAY_MS,
     )
+    target.check(plan, defect)
     if kills is None and duration is None:
         kills = 20
     stop = StopRule(cycles=kills, duration_s=duration, on_finding=stop_on_finding)
-    return _run(Order(plan, stop, defect, require), out, keep=keep)
+    return _run(Order(plan, stop, target, defect, require), out, keep=keep)
 
 
 def _resume(context: click.Context, directory: Path, kills: int | None, duration_s: float | None, *, keep: bool) -> int:
@@ -153,7 +177,9 @@ def _resume(context: click.Context, directory: Path, kills: int | None, duration
             RunDirectory.open(directory),
             cycles=kills,
             duration_s=duration_s,
-            view=lambda order: shown.enter_context(View(order.plan, order.stop, done=order.begin - order.first_cycle)),
+            view=lambda order: shown.enter_context(
+                View(order.plan, order.stop, done=order.begin - order.first_cycle, server=order.target.kind.words)
+            ),
             keep=keep,
         )
     show_verdict(outcome.verdict, outcome.report)
@@ -180,7 +206,7 @@ def replay(directory: Path, cycle: int, out: Path | None) -> int:
         raise click.UsageError(f"{run.path} has no cycle {cycle}: it ran cycles {min(ran)} to {max(ran)}")
     first = _first_on_its_cluster(run, cycle, recorded.plan.epoch_cycles)
     stop = StopRule(cycles=cycle - first + 1)
-    return _run(Order(recorded.plan, stop, recorded.defect, first_cycle=first), out or run.path.parent)
+    return _run(Order(recorded.plan, stop, recorded.target, recorded.defect, first_cycle=first), out or run.path.parent)
 
 
 def _first_on_its_cluster(run: RunDirectory, cycle: int, epoch_cycles: int) -> int:
@@ -194,7 +220,7 @@ def _first_on_its_cluster(run: RunDirectory, cycle: int, epoch_cycles: int) -> i
 
 
 def _run(order: Order, out: Path, *, keep: bool = False) -> int:
-    with View(order.plan, order.stop) as view:
+    with View(order.plan, order.stop, server=order.target.kind.words) as view:
         outcome = run_campaign(order, out, view=view, keep=keep)
     show_verdict(outcome.verdict, outcome.report)
     return outcome.verdict.exit_code

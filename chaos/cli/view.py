@@ -13,6 +13,7 @@ from chaos.campaign import CycleResult
 from chaos.errors import CampaignError
 from chaos.order import StopRule
 from chaos.plan import CampaignPlan, PointPlacement
+from chaos.targets.choice import TargetKind
 
 _LEAST_WIDTH = 16
 
@@ -31,7 +32,10 @@ class _Output(Console):
 class View:
     """Shows cycles as they end; a context manager, because the progress line must be taken down."""
 
-    def __init__(self, plan: CampaignPlan, stop: StopRule, *, done: int = 0) -> None:
+    def __init__(
+        self, plan: CampaignPlan, stop: StopRule, *, done: int = 0, server: str = TargetKind.BUILTIN.words
+    ) -> None:
+        self._server = server
         self._console = _Output(highlight=False, soft_wrap=True)
         self._plan = plan
         self._stop = stop
@@ -52,7 +56,7 @@ class View:
     def __enter__(self) -> View:
         plan = self._plan
         self._console.print(
-            f"crashbed: built-in server, workload {','.join(plan.workloads)}, {plan.backends} backends, seed {plan.seed}"
+            f"crashbed: {self._server}, workload {','.join(plan.workloads)}, {plan.backends} backends, seed {plan.seed}"
         )
         self._progress.start()
         return self

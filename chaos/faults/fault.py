@@ -77,7 +77,12 @@ class OutOfMemory:
     """Give the victims no memory any more: the kernel's OOM killer ends them with SIGKILL."""
 
 
-Step = Send | Pause | BeginCheckpoint | OutOfMemory
+@dataclass(frozen=True, slots=True)
+class SilentClient:
+    """When the postmaster has noticed the end of the victims, connect, and say nothing until the cycle is over."""
+
+
+Step = Send | Pause | BeginCheckpoint | OutOfMemory | SilentClient
 
 
 class Aim(Enum):

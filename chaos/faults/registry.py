@@ -22,6 +22,7 @@ from chaos.faults.fault import (
     Pause,
     Places,
     Send,
+    SilentClient,
     Step,
     Whom,
 )
@@ -67,6 +68,9 @@ _TABLE: Final = (
           (*_hit(SIGSTOP), Pause(), *_hit(SIGKILL))),
     Fault("sigstop-survivor", "SIGSTOP of one child and SIGKILL of another: the stopped one cannot quit",
           Consequence.ESCALATION, Aim.ANY, (Send(Whom.BYSTANDER, SIGSTOP), *_hit(SIGKILL)), weight=RARELY),
+    Fault("silent-client", "sigstop-survivor, and a client that connects meanwhile and says nothing",
+          Consequence.ESCALATION, Aim.ANY, (Send(Whom.BYSTANDER, SIGSTOP), *_hit(SIGKILL), SilentClient()),
+          weight=RARELY),
     Fault("oom-kill", "a backend gets no memory any more, and the kernel's OOM killer ends it", Consequence.CRASH,
           Aim.BACKEND, (OutOfMemory(),), needs=(Need.MEMORY_CGROUP,)),
     Fault("sigkill-checkpoint", "SIGKILL of the checkpointer during a checkpoint", Consequence.CRASH, Aim.CHECKPOINTER,

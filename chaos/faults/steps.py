@@ -9,10 +9,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from psycopg import pq
 
 from chaos.driver import Worker, connect
 from chaos.faults.cgroup import out_of_memory
-from chaos.faults.fault import BeginCheckpoint, Blow, Fault, OutOfMemory, Pause, Send, Whom
+from chaos.faults.fault import BeginCheckpoint, Blow, Fault, OutOfMemory, Pause, Send, SilentClient, Whom
 from chaos.orphans import Wakener
 from chaos.plan import CyclePlan
 from chaos.targets.process import ServerProcess, child_pids, open_process
@@ -24,11 +27,14 @@ from supervisor.roles import Role
 CHECKPOINT_DEADLINE_S = 10.0
 """For a checkpoint that was asked for to reach its point."""
 
+NOTICED_DEADLINE_S = 2.0
+"""For the postmaster to reap a victim."""
+
 
 class Scene:
     """A running server while a fault strikes it."""
 
-    def __init__(self, plan: CyclePlan, target: Target, points: PointMap) -> None:
+    def __init__(self, plan: CyclePlan, target: Target, points: PointMap | None) -> None:
         self._plan = plan
         self._target = target
         self._points = points
@@ -38,6 +44,7 @@ class Scene:
         self._bystanders: list[ServerProcess] = []
         self._checkpoint: Worker | None = None
         self._wakeners: list[Wakener] = []
+        self._silent: pq.abc.PGconn | None = None
         self.stopped: list[ServerProcess] = []
         """Whom a SIGSTOP hit, and nobody has continued or killed."""
         self.orphans: list[ServerProcess] = []
@@ -58,6 +65,9 @@ class Scene:
                         break
                 case OutOfMemory():
                     blows += self._starve(part) or [_missed(Whom.VICTIMS.value, part)]
+                case SilentClient():
+                    if not self._connect_silently(wait):
+                        blows.append(_missed("client", part))
                 case Send(whom, number):
                     blows += self._send(whom, number, part)
         return blows
@@ -76,6 +86,8 @@ class Scene:
         self.let_go_on()
         if self._checkpoint is not None:
             self._checkpoint.close()
+        if self._silent is not None:
+            self._silent.finish()
         for process in self._looked_at:
             process.close()
         self._looked_at.clear()
@@ -115,6 +127,7 @@ class Scene:
             postmaster = open_process(self._target.pid, os.getpid())
             if postmaster is None:
                 return []
+            postmaster = replace(postmaster, role=Role.POSTMASTER.short_name)
             self._looked_at.append(postmaster)
             return [postmaster]
         if self._victims is None:
@@ -149,7 +162,19 @@ class Scene:
             wait(0.0)
         return True
 
+    def _connect_silently(self, wait: Callable[[float], None]) -> bool:
+        """Whether there is a connection, made after the victims were reaped and with nobody to speak for it."""
+        deadline = time.monotonic() + NOTICED_DEADLINE_S
+        while any(process.pid in child_pids(self._target.pid) for process in self._victims or []):
+            if time.monotonic() >= deadline:
+                return False
+            wait(0.001)
+        # The first step of libpq's is to connect; the startup packet would be the second.
+        self._silent = pq.PGconn.connect_start(self._target.conninfo.encode())
+        return self._silent.status != pq.ConnStatus.BAD
+
     def _passes(self, point: Point) -> int:
+        assert self._points is not None  # a fault that needs points is not available without (`Need.POINTS`)
         return self._points.counts().get((Role.CHECKPOINTER, point), 0)
 
 
