@@ -24,6 +24,8 @@ from typing import Protocol
 
 import supervisor
 from chaos.campaign import LEAST_FREE_BYTES, Campaign, CycleResult
+from chaos.command.campaign import CommandCampaign, CommandResult
+from chaos.command.plan import MAIN, CommandPlan
 from chaos.defects import DEFECTS
 from chaos.errors import CampaignError, Unobservable
 from chaos.interruption import Interruption
@@ -32,6 +34,7 @@ from chaos.orphans import adopt_orphans, reap_orphans
 from chaos.phases import end_of_whole_cycles
 from chaos.plan import WAL_WRITER_DELAY_MS, CampaignPlan
 from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
+from chaos.targets.command import CommandTarget
 from chaos.verdict import ExitCode
 from chaos.watch import Seen, Watch
 from chaos.witness.witness import KernelWitness, Unavailable, WitnessStopped, open_witness
@@ -58,7 +61,7 @@ class Viewer(Protocol):
 
     def say(self, text: str) -> None: ...
     def begin(self) -> None: ...
-    def cycle(self, result: CycleResult) -> None: ...
+    def cycle(self, result: CycleResult | CommandResult) -> None: ...
 
 
 def run_campaign(order: Order, out: Path, *, view: Viewer, keep: bool = False) -> Outcome:
@@ -193,14 +196,26 @@ def judge_in_a_process(run: RunDirectory, interruption: Interruption, *, interru
 
 def _campaign(
     run: RunDirectory,
-    plan: CampaignPlan,
+    plan: CampaignPlan | CommandPlan,
     witness: KernelWitness | Unavailable,
     code: Path | None,
     made: ExitStack,
     interruption: Interruption,
-    ended: Callable[[CycleResult], None],
-) -> Campaign:
+    ended: Callable[[CycleResult | CommandResult], None],
+) -> Campaign | CommandCampaign:
     """The campaign, ready to run; what it needs is taken down by `made`."""
+
+    def started(pid: int) -> None:
+        if isinstance(witness, KernelWitness):
+            with interruption.held():
+                witness.follow(pid, MAIN if isinstance(plan, CommandPlan) else "postmaster")
+
+    if isinstance(plan, CommandPlan):
+        command = CommandTarget(plan, log=run.server_log.absolute())
+        made.callback(command.close)
+        against = CommandCampaign(run, plan, command, on_cycle=ended, on_start=started)
+        made.callback(against.close)
+        return against
     options = {
         "max_connections": str(plan.backends + 8),
         "shared_preload_libraries": ",".join(MODULES[name] for name in plan.workloads),
@@ -219,11 +234,6 @@ def _campaign(
     )  # fmt: skip
     made.callback(target.close)
 
-    def started(pid: int) -> None:
-        if isinstance(witness, KernelWitness):
-            with interruption.held():
-                witness.follow(pid, "postmaster")
-
     campaign = Campaign(run, plan, target, points, on_cycle=ended, on_start=started)
     made.callback(campaign.close)
     return campaign
@@ -231,10 +241,10 @@ def _campaign(
 
 def _cycle_ended(
     view: Viewer, witness: KernelWitness | Unavailable, watch: Watch | None, interruption: Interruption
-) -> Callable[[CycleResult], None]:
+) -> Callable[[CycleResult | CommandResult], None]:
     """What is done when a cycle has ended."""
 
-    def ended(result: CycleResult) -> None:
+    def ended(result: CycleResult | CommandResult) -> None:
         view.cycle(result)
         if isinstance(witness, KernelWitness):
             # If this harness is killed, the account is whole up to here.
@@ -276,8 +286,11 @@ def _describe(run: RunDirectory, order: Order) -> None:
         info.stop_rule = f"{order.stop} (resumed with cycle {order.begin}; before: {info.stop_rule})"
     else:
         info.command = [_program(), *sys.argv[1:]]
-        info.target = BuiltinTarget.name
-        info.versions = {"crashbed": supervisor.VERSION, "server": supervisor.SERVER_VERSION}
+        command = isinstance(order.plan, CommandPlan)
+        info.target = CommandTarget.name if command else BuiltinTarget.name
+        info.versions = {"crashbed": supervisor.VERSION}
+        if not command:
+            info.versions["server"] = supervisor.SERVER_VERSION
         info.host = {"kernel": platform.release(), "cpus": os.cpu_count(), "boot_id": boot_id()}
         info.stop_rule = str(order.stop)
     run.write_info(info)

@@ -30,6 +30,7 @@ PHASES = (
     ("fan_out_done", "Fan-out", "the last child was sent SIGQUIT"),
     ("last_child_reaped", "Children leave", "the last old child was reaped"),
     ("memory_reset", "Memory reset", "the new generation of shared memory stood"),
+    ("replaced", "Replacement", "the last process that replaces an ended one was forked"),
     ("redo_start", "Startup", "the startup process began to replay WAL"),
     ("redo_end", "Redo", "the last record was replayed"),
     ("ready", "Ready", "the server said that it accepts connections"),

@@ -172,6 +172,7 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     fan_out_done: float | None = None
     last_child_reaped: float | None = None
     memory_reset: float | None = None
+    replaced: float | None = None
     redo_start: float | None = None
     redo_end: float | None = None
     ready: float | None = None

@@ -42,14 +42,33 @@ class ServerRecord(msgspec.Struct, frozen=True):
     after: Any = None
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """One process as the harness saw it in /proc: `state` is proc(5)'s letter, "Z" a zombie."""
+
+    pid: int
+    parent: int = 0
+    role: str = ""
+    state: str = ""
+
+
 class HarnessRecord(msgspec.Struct, frozen=True):
-    """One record of events/harness.jsonl. `inos` are the memories that `pid` was seen to map at `t`."""
+    """One record of events/harness.jsonl. Fields that its kind does not have are empty.
+
+    `inos` are the memories that `pid` was seen to map at `t`. `child`, `role`, `sig`, `fault` and `outcome` are those of
+    a blow; `processes` are all of a command's that were there at `t`.
+    """
 
     t: int
     ev: str
     cycle: int | None = None
     pid: int = 0
     inos: tuple[int, ...] = ()
+    child: int = 0
+    role: str = ""
+    sig: int = 0
+    fault: str = ""
+    outcome: str = ""
+    processes: tuple[Seen, ...] = ()
 
 
 _R = TypeVar("_R", ServerRecord, HarnessRecord)
