@@ -33,7 +33,7 @@ from chaos.targets.command import CommandTarget
 from chaos.timelines import timelines
 from chaos.trends import resources
 from chaos.verdict import Decision, ExitCode, reach
-from reports.details import Details
+from reports.details import Details, Machine
 from reports.render import write_reports
 from reports.rundir import RunDirectory, RunDirectoryError, RunInfo, Sitting
 from reports.statistics import bound
@@ -153,7 +153,10 @@ def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
     shown = judged[-1]
     details = Details(
         timelines=timelines(shown.cycles, shown.recoveries, failed, shown.evidence),
-        machine=machine([record for part in judged for record in part.evidence.server]),
+        # A command has no journal that tells of states.
+        machine=machine([record for part in judged for record in part.evidence.server])
+        if command is None
+        else Machine(),
         resources=used,
     )
     return Judgement(verdict, details)

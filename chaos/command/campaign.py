@@ -23,8 +23,8 @@ from typing import Any
 from chaos.command.plan import MAIN, SIGNALS, CommandCycle, CommandFault, CommandPlan, Policy
 from chaos.command.tree import Member
 from chaos.errors import CampaignError
-from chaos.oracles.command.service import NOT_REPLACED
 from chaos.faults import Blow
+from chaos.oracles.command.service import NOT_REPLACED
 from chaos.plan import pick
 from chaos.targets.command import CommandTarget
 from reports.rundir import RunDirectory

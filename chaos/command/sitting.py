@@ -7,6 +7,7 @@ saw in /proc. Without a witness nothing is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -25,7 +26,7 @@ def judge_command(run: Sitting, plan: CommandPlan, *, cut_short: bool) -> Judged
     """Every rule of the plan over one sitting; `cut_short` leaves the cycle out that was under way."""
     evidence = Evidence.of(run)
     starts = services(evidence)
-    cycles = cycles_of(run.harness_records())
+    cycles = [_with_answer(cycle) for cycle in cycles_of(run.harness_records())]
     if cut_short:
         cycles = [cycle for cycle in cycles if cycle.end_ns is not None]
     strikes = {strike.cycle: (service, strike) for service in starts for strike in service.strikes}
@@ -38,6 +39,11 @@ def judge_command(run: Sitting, plan: CommandPlan, *, cut_short: bool) -> Judged
         reasons=[tuple(_reasons(cycle, evidence)) for cycle in cycles],
         recoveries=[_with_replacement(one, plan, strikes) for one in recoveries(cycles, evidence, run)],
     )
+
+
+def _with_answer(cycle: Cycle) -> Cycle:
+    """The cycle whose sign of life is the answer to the probe."""
+    return replace(cycle, first_commit_ns=cycle.ready_ns, ready_ns=None)
 
 
 def _reasons(cycle: Cycle, evidence: Evidence) -> Iterator[Reason]:

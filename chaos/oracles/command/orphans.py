@@ -14,7 +14,7 @@ from chaos.oracles.command.service import SECOND_NS, Service, lives, seconds, se
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
 from chaos.oracles.supervision import lived, when
-from chaos.witness.account import surely_after
+from chaos.witness.account import Process, surely_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +59,9 @@ class Orphans:
             end = child.process.exit_t
             if end is None or surely_after(end, due):
                 span = "and lives" if end is None else f"by {seconds(end - gone)}"
-                by = ", until the harness killed it" if child.process.signal == SIGKILL else ""
+                by = ", until the harness killed it" if _killed_by(child.process, service.main.parent) else ""
                 tally.fail(gone, f"{child} outlived the main process {span}{by}", story, lived(child))
+
+
+def _killed_by(process: Process, guardian: int | None) -> bool:
+    return process.signal == SIGKILL and any(r.sig == SIGKILL and r.by == guardian for r in process.received)
