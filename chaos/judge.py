@@ -262,8 +262,11 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
     """
     campaign = _campaign_of(info, run)
     stop: Mapping[str, Any] = info.plan["stop"]
-    if info.plan.get("first_cycle") or info.target == CommandTarget.name:
+    if info.plan.get("first_cycle"):
         return _replay(info, run, info.plan["first_cycle"] + stop["cycles"] - 1)
+    if info.target == CommandTarget.name:
+        words = [_program(info), "run", campaign["file"], *_until(stop)]
+        return shlex.join([*words, "--seed", str(campaign["seed"])])
     words = [
         _program(info),
         "run",
@@ -272,10 +275,7 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
         "--backends",
         str(campaign["backends"]),
     ]
-    if stop["cycles"] is not None:
-        words += ["--kills", str(stop["cycles"])]
-    if stop["duration_s"] is not None:
-        words += ["--duration", f"{stop['duration_s']:g}s"]
+    words += _until(stop)
     words += ["--fault", ",".join(campaign["faults"])]
     for selector in campaign["points"]:
         words += ["--point", selector]
@@ -292,6 +292,16 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
     if info.plan.get("require"):
         words += ["--require", info.plan["require"]]
     return shlex.join([*words, "--seed", str(campaign["seed"])])
+
+
+def _until(stop: Mapping[str, Any]) -> list[str]:
+    """The options of a stop rule."""
+    words = []
+    if stop["cycles"] is not None:
+        words += ["--kills", str(stop["cycles"])]
+    if stop["duration_s"] is not None:
+        words += ["--duration", f"{stop['duration_s']:g}s"]
+    return words
 
 
 def _seconds(cycles: Sequence[Cycle]) -> float:

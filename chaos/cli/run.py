@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from chaos.cli.command import order_of
 from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
@@ -18,6 +19,7 @@ from chaos.order import Order, StopRule, read_order
 from chaos.phases import cycles_of
 from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan, FaultKind
 from chaos.start import resume_campaign, run_campaign
+from chaos.targets.command import CommandTarget
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
 
@@ -48,6 +50,10 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 
 
 @click.command("run")
+@click.argument("plan_file", metavar="[PLAN.toml]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--target", type=click.Choice([CommandTarget.name]), help="What PLAN.toml is a plan for; it says so itself."
+)
 @click.option("--workload", "workloads", default="bank", show_default=True, callback=_names(tuple(WORKLOADS), "workload"),
               help="Workloads, separated by commas; each cycle runs one.")  # fmt: skip
 @click.option("--backends", default=8, show_default=True, help="Workers inside the server.")
@@ -77,6 +83,8 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 @click.pass_context
 def run_command(
     context: click.Context,
+    plan_file: Path | None,
+    target: str | None,
     workloads: tuple[str, ...],
     backends: int,
     kills: int | None,
@@ -94,7 +102,7 @@ def run_command(
     keep: bool,
     resume: Path | None,
 ) -> int:
-    """Crash the built-in server again and again, and judge what survived.
+    """Crash the built-in server again and again, or the command of a plan file, and judge what survived.
 
     \b
     crashbed run
@@ -105,6 +113,7 @@ def run_command(
     crashbed run --kills 20 --point startup/REDO_RECORD:5     a crash, and another during its recovery
     crashbed run --synchronous-commit off     may lose the last commits, and nothing else
     crashbed run --seed 7 --kills 20          the same plan every time
+    crashbed run plan.toml                    any server of several processes: its supervision alone
     crashbed run --resume out/20260101T120000Z-7
     crashbed run --resume out/20260101T120000Z-7 --kills 600
 
@@ -114,6 +123,10 @@ def run_command(
     """
     if resume is not None:
         return _resume(context, resume, kills, duration, keep=keep)
+    if plan_file is not None:
+        return _run(order_of(context, plan_file, kills=kills, duration_s=duration, seed=seed), out, keep=keep)
+    if target is not None:
+        raise click.UsageError("--target command needs a plan file: crashbed run PLAN.toml")
     if points and no_points:
         raise click.UsageError("--point and --no-points contradict each other: give one of them")
     plan = CampaignPlan(

@@ -128,10 +128,12 @@ class CommandPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     and `{scratch}` for an empty directory, all three the run's own. `directory` is absolute. `roles` are regular
     expressions in their order: a descendant has the first that is found in its command line or its name. `victims`
     are the roles that faults choose from (empty: all that have a pattern). `pause_s` is how long the set of processes
-    must be unchanged before a blow falls. `epoch_cycles` is how many cycles one start of the server is used for.
+    must be unchanged before a blow falls. `epoch_cycles` is how many cycles one start of the server is used for. `file` is where
+    the plan was read from, if it was.
     """
 
     seed: int
+    file: str = ""
     start: tuple[str, ...]
     directory: str
     ready: Ready

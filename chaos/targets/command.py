@@ -24,6 +24,7 @@ from chaos.command.guardian import command_line
 from chaos.command.plan import MAIN, CommandPlan
 from chaos.command.probe import answers
 from chaos.command.tree import Member, members_of
+from chaos.targets.builtin import sweep_sockets
 from chaos.targets.process import ServerProcess, open_process
 from chaos.targets.target import STOP_DEADLINE_S, TargetError
 from chaos.witness.tracefs import instance_name
@@ -39,6 +40,7 @@ class CommandTarget:
 
     def __init__(self, plan: CommandPlan, *, log: Path) -> None:
         self._log = log
+        sweep_sockets()
         self._scratch = Path(tempfile.mkdtemp(prefix=f"{instance_name(os.getpid())}."))
         values = {"port": str(_free_port()), "python": sys.executable, "scratch": str(self._scratch)}
         self._plan = plan.filled(values)

@@ -43,6 +43,8 @@ class ReadyAgain:
         if ended is None:
             tally.leave("the victim did not end")
             return
+        if not tally.whole(strike.t, ended):
+            return
         if answer is None:
             tally.trial()
             tally.fail(
