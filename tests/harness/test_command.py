@@ -9,6 +9,7 @@ one way, and then two that people use.
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -199,7 +200,7 @@ def test_a_plan_that_makes_no_sense_is_a_usage_error_with_its_line(place: Bed, t
     path.write_text(path.read_text().replace('policy = "restart-one"', 'policy = "restart-none"'))
     ended = place.campaign(str(path))
     assert ended.status == 4
-    assert "toy.toml, line 19: expect.policy: Invalid enum value 'restart-none'; there are restart-one" in ended.errors
+    assert "toy.toml, line 17: expect.policy: Invalid enum value 'restart-none'; there are restart-one" in ended.errors
     assert place.campaign(str(path), "--backends", "3").status == 4
 
 
@@ -223,11 +224,12 @@ def test_a_server_that_people_use_replaces_its_workers(place: Bed, server: str) 
 
 @pytest.mark.parametrize(("server", "orphans"), [("gunicorn", False), ("uvicorn", True)])
 def test_workers_whose_supervisor_is_killed(place: Bed, tmp_path: Path, server: str, orphans: bool) -> None:
-    """gunicorn's look at their parent's pid and end; uvicorn's serve on, until the harness ends them."""
+    """gunicorn's look at their parent's pid, each half of their timeout; uvicorn's serve on, until the harness ends them."""
     pytest.importorskip(server)
     path = tmp_path / "main.toml"
     text = (EXAMPLES / f"{server}.toml").read_text()
     text = re.sub(r"^faults = .*", 'faults = ["sigkill-main"]', text, flags=re.MULTILINE)
+    text = text.replace('"gunicorn", "--workers"', '"gunicorn", "--timeout", "4", "--workers"')
     path.write_text(text.replace("[command]", f'[command]\ndirectory = "{EXAMPLES}"'))
     ended = place.campaign(str(path), "--kills", "1")
     assert ended.status == (1 if orphans else 0), ended
@@ -236,6 +238,4 @@ def test_workers_whose_supervisor_is_killed(place: Bed, tmp_path: Path, server: 
 
 
 def test_in_ci_both_servers_are_there() -> None:
-    import os
-
     assert not os.environ.get("CI") or (find_spec("gunicorn") and find_spec("uvicorn"))
