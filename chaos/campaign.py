@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chaos.driver import CallError, ConnectError, OutsideClient, connect, run_call, run_statement
-from chaos.errors import CampaignError, Unobservable
+from chaos.errors import CampaignError, DiskFull, Unobservable
 from chaos.faults import Blow
 from chaos.load import Load, probe_request
 from chaos.plan import CampaignPlan, CyclePlan
@@ -294,10 +294,7 @@ class Campaign:
     def _unobservable(self, cycle: int, workload: str, error: str, sqlstate: str | None = "") -> Exception:
         """Record that the data cannot be read; the exception to raise. A full disk is the harness's own trouble."""
         if sqlstate == DISK_FULL or shutil.disk_usage(self._run.path).free < LEAST_FREE_BYTES:
-            return CampaignError(
-                f"cycle {cycle}: the disk that holds {self._run.path} is full: free some space or choose another "
-                f"place with --out ({error})"
-            )
+            return DiskFull(self._run.path, f"cycle {cycle}: {error}")
         self._emit("unobservable", cycle=cycle, workload=workload, error=error, sqlstate=sqlstate)
         return Unobservable(f"cycle {cycle}: the data cannot be read: {error}")
 

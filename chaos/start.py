@@ -27,7 +27,7 @@ from chaos.campaign import LEAST_FREE_BYTES, Campaign, CycleResult
 from chaos.command.campaign import CommandCampaign, CommandResult
 from chaos.command.plan import MAIN, CommandPlan
 from chaos.defects import DEFECTS
-from chaos.errors import CampaignError, Unobservable
+from chaos.errors import CampaignError, DiskFull, Unobservable
 from chaos.interruption import Interruption
 from chaos.order import Order, boot_id, resume_order, wait_for_server
 from chaos.orphans import adopt_orphans, reap_orphans
@@ -35,6 +35,7 @@ from chaos.phases import end_of_whole_cycles
 from chaos.plan import WAL_WRITER_DELAY_MS, CampaignPlan
 from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
 from chaos.targets.command import CommandTarget
+from chaos.targets.target import TargetError
 from chaos.verdict import ExitCode
 from chaos.watch import Seen, Watch
 from chaos.witness.witness import KernelWitness, Unavailable, WitnessStopped, open_witness
@@ -104,14 +105,18 @@ def _run(run: RunDirectory, order: Order, view: Viewer, *, keep: bool) -> Outcom
             _note_exit(run, verdict.exit_code)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
+            full = _is_full(error, run)
             try:
-                until_ns = end_of_whole_cycles(run) if _is_full(error, run) else None
+                until_ns = end_of_whole_cycles(run) if full else None
                 _note_exit(run, ExitCode.INTERRUPTED if stopped else ExitCode.HARNESS_ERROR, judged_until_ns=until_ns)
             except RunDirectoryError as another:
                 view.say(str(another))
             view.say(f"what was recorded can be judged: crashbed judge {run.path}")
             if isinstance(error, OSError):
                 raise _unusable(error, run) from error
+            if full and isinstance(error, CampaignError | TargetError) and not isinstance(error, DiskFull):
+                # A server that met it may refuse a connection or end: what failed first names no cause.
+                raise DiskFull(run.path, error) from error
             raise
     return Outcome(verdict, run.report_html)
 
@@ -314,7 +319,7 @@ def _is_full(error: BaseException, run: RunDirectory) -> bool:
     """Whether a run ended because there was no room, for it or for its server."""
     refused = error if isinstance(error, OSError) else error.__cause__
     no_room = isinstance(refused, OSError) and refused.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return no_room or shutil.disk_usage(run.path).free < LEAST_FREE_BYTES
+    return no_room or isinstance(error, DiskFull) or shutil.disk_usage(run.path).free < LEAST_FREE_BYTES
 
 
 def _unusable(error: OSError, run: RunDirectory) -> RunDirectoryError:

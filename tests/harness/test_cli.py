@@ -13,7 +13,9 @@ from pathlib import Path
 import click
 import pytest
 
+from chaos import start
 from chaos.cli.main import crashbed, run
+from chaos.errors import CampaignError
 from chaos.verdict import ExitCode
 from tests.support.campaigns import bed
 
@@ -122,6 +124,21 @@ def test_a_place_that_cannot_be_written_gets_a_sentence(tmp_path: Path, capsys: 
     assert run(["run", "--out", str(tmp_path / "file" / "out")]) == ExitCode.HARNESS_ERROR
     said = capsys.readouterr().err
     assert said.startswith("crashbed: could not make a run directory in ") and said.count("\n") == 1
+
+
+def test_whatever_fails_first_on_a_full_disk_the_remedy_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: object) -> bool:
+        raise CampaignError("cycle 20: a worker could not connect")
+
+    monkeypatch.setattr(start, "_crash", refused)
+    assert run(["run", "--out", str(tmp_path)]) == ExitCode.HARNESS_ERROR
+    assert "--out" not in capsys.readouterr().err, "there is room"
+    monkeypatch.setattr(start, "LEAST_FREE_BYTES", 1 << 60)
+    assert run(["run", "--out", str(tmp_path)]) == ExitCode.HARNESS_ERROR
+    said = capsys.readouterr().err
+    assert "is full: free some space or choose another place with --out (cycle 20: a worker" in said
 
 
 def test_points_are_listed_with_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:
