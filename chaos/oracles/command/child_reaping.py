@@ -56,14 +56,14 @@ class ChildReaping:
             return
         if parents_end is not None and parents_end <= due:
             return  # who inherits it reaps it
-        looks = [(t, seen) for t, seen in service.seen_after(process, due) if parents_end is None or t < parents_end]
-        if not looks:
+        look = service.looks.first_since(process, due)
+        if look is None or (parents_end is not None and look[0] >= parents_end):
             tally.leave("nobody looked at a child between the end of its time and its parent's end")
             return
-        if not tally.whole(process.exit_t, looks[0][0]):
+        t, seen = look
+        if not tally.whole(process.exit_t, t):
             return
         tally.trial()
-        t, seen = looks[0]
         if seen is not None and seen.state == "Z":
             tally.fail(
                 process.exit_t,

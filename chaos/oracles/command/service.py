@@ -6,7 +6,8 @@ process is what the harness saw in /proc, by the plan's patterns, at its last lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from chaos.oracles.evidence import Evidence, HarnessRecord, Seen
@@ -18,6 +19,7 @@ UNNAMED = frozenset({"main", "other", "unknown"})
 NOT_REPLACED = "not replaced"
 """The outcome of a cycle's answer that came although the promised processes had not."""
 SECOND_NS = 1_000_000_000
+_FOREVER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,49 +42,69 @@ class Strike:
         return min((t for t in ends if t <= self.until), default=None)
 
 
+class Looks:
+    """What the harness saw in /proc: all processes of the command, again and again."""
+
+    def __init__(self, records: Iterable[HarnessRecord]) -> None:
+        self._times: list[int] = []
+        self._seen: dict[int, list[tuple[int, Seen]]] = {}
+        for record in records:
+            self._times.append(record.t)
+            for seen in record.processes:
+                self._seen.setdefault(seen.pid, []).append((record.t, seen))
+
+    def role(self, process: Process) -> str:
+        """The role that it was seen to have, the last time while it lived."""
+        end = process.exit_t if process.exit_t is not None else _FOREVER
+        seen = self._seen.get(process.pid, [])
+        index = bisect_right(seen, end, key=_when)
+        return seen[index - 1][1].role if index and seen[index - 1][0] >= process.born else "unknown"
+
+    def first_since(self, process: Process, t_ns: int) -> tuple[int, Seen | None] | None:
+        """The first look from a time on: when it was, and the process if it was seen; None without another look."""
+        index = bisect_left(self._times, t_ns)
+        if index == len(self._times):
+            return None
+        t = self._times[index]
+        seen = self._seen.get(process.pid, [])
+        place = bisect_left(seen, t, key=_when)
+        return t, seen[place][1] if place < len(seen) and seen[place][0] == t else None
+
+
 class Service(Reign):
-    """The life of one main process, with all its descendants as `children`, in the order of their forks."""
+    """The life of one main process, with all its descendants as `children`, in the order of their forks.
+
+    `records` are the harness's, from this start of the command until the next.
+    """
 
     title = "main"
 
-    def __init__(self, main: Process, evidence: Evidence, looks: Sequence[HarnessRecord]) -> None:
+    def __init__(self, main: Process, evidence: Evidence, records: Sequence[HarnessRecord], looks: Looks) -> None:
         super().__init__(main, evidence)
         self.main = main
+        self.looks = looks
         self.children = [
-            Child(process, _role(process, looks), None)
+            Child(process, looks.role(process), None)
             for process in sorted(_descendants(main, evidence), key=lambda process: process.order)
         ]
-        self.strikes = list(self._strikes())
-        self._looks = looks
+        self.strikes = list(self._strikes(records))
+        self.stop = next((record for record in records if record.ev == "stop"), None)
+        """The harness's record of the stop signal, if it sent one."""
 
     @property
     def named(self) -> Sequence[Child]:
         """The descendants that have a role of the plan."""
         return [child for child in self.children if child.role not in UNNAMED]
 
-    def stop(self) -> HarnessRecord | None:
-        """The harness's record of the stop signal, if it sent one."""
-        return next((r for r in self.evidence.harness if r.ev == "stop" and self._is_main(r)), None)
-
     def forked_between(self, since_ns: int, until_ns: int) -> list[Child]:
         """The descendants with a role that were surely forked after a time, until another."""
         return [c for c in self.named if surely_after(c.process.born, since_ns) and c.process.born <= until_ns]
 
-    def seen_after(self, process: Process, t_ns: int) -> Iterator[tuple[int, Seen | None]]:
-        """The looks at this service from a time until its main process ended: when, and the process if it was there."""
-        end = self.main.end_begun_t
-        for look in self._looks:
-            if look.t >= t_ns and (end is None or look.t < end):
-                yield look.t, next((seen for seen in look.processes if seen.pid == process.pid), None)
-
-    def _is_main(self, record: HarnessRecord) -> bool:
-        return record.child == self.main.pid and self.evidence.account.at(record.child, record.t) is self.main
-
-    def _strikes(self) -> Iterator[Strike]:
+    def _strikes(self, records: Sequence[HarnessRecord]) -> Iterator[Strike]:
         mine = {id(child.process): child for child in self.children}
         mine[id(self.main)] = Child(self.main, self.title, None)
         blows: list[HarnessRecord] = []
-        for record in self.evidence.harness:
+        for record in records:
             if record.ev == "cycle_begin":
                 blows = []
             elif record.ev == "fault" and record.outcome == "landed":
@@ -110,9 +132,14 @@ def services(evidence: Evidence) -> list[Service]:
     """Every start of the command, oldest first."""
     known: list[Service] | None = evidence.derived.get("services")
     if known is None:
-        looks = [record for record in evidence.harness if record.ev == "processes"]
-        mains = [evidence.account.at(r.child, r.t) for r in evidence.harness if r.ev == "postmaster"]
-        known = [Service(main, evidence, looks) for main in mains if main is not None]
+        looks = Looks(record for record in evidence.harness if record.ev == "processes")
+        starts = [record for record in evidence.harness if record.ev == "postmaster"]
+        ends = [*(record.t for record in starts[1:]), _FOREVER]
+        known = [
+            Service(main, evidence, evidence.harness_between(start.t, end), looks)
+            for start, end in zip(starts, ends, strict=True)
+            if (main := evidence.account.at(start.child, start.t)) is not None
+        ]
         evidence.derived["services"] = evidence.derived["reigns"] = known
     return known
 
@@ -150,9 +177,5 @@ def _descendants(main: Process, evidence: Evidence) -> Iterator[Process]:
             yield child
 
 
-def _role(process: Process, looks: Sequence[HarnessRecord]) -> str:
-    role = "unknown"
-    for look in looks:
-        if look.t >= process.born and (process.exit_t is None or look.t <= process.exit_t):
-            role = next((seen.role for seen in look.processes if seen.pid == process.pid), role)
-    return role
+def _when(seen: tuple[int, Seen]) -> int:
+    return seen[0]

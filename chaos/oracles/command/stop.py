@@ -38,7 +38,7 @@ class Stop:
         )
 
     def _judge_service(self, service: Service, tally: Tally) -> None:
-        asked = service.stop()
+        asked = service.stop
         if asked is None:
             return
         received = service.main.received
