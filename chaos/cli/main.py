@@ -36,6 +36,7 @@ def crashbed() -> None:
     \b
     crashbed run                       20 kills of the built-in server, a verdict, a report
     crashbed run --kills 300           more of them
+    crashbed run plan.toml             any server of several processes: its supervision
     crashbed replay out/... --cycle 7  one cycle again
     crashbed explain out/...           how its first failure came about
     crashbed run --resume out/...      go on with a run that was cut off

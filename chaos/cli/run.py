@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from chaos.cli.command import order_of
 from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
@@ -61,8 +62,9 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
 
 
 @click.command("run")
+@click.argument("plan_file", metavar="[PLAN.toml]", required=False, type=click.Path(path_type=Path))
 @click.option("--target", "target_kind", type=click.Choice([str(kind) for kind in TargetKind]), default="builtin",
-              show_default=True, help="What is crashed: the built-in server, or a real PostgreSQL.")  # fmt: skip
+              show_default=True, help="What is crashed: the built-in server, a real PostgreSQL, or a plan's command.")  # fmt: skip
 @click.option("--pg-bindir", type=click.Path(path_type=Path), metavar="DIR",
               help="Where PostgreSQL's programs are.  [default: PATH, the usual places, the wheel]")  # fmt: skip
 @click.option("--pg-set", "pg_settings", multiple=True, callback=_settings, metavar="NAME=VALUE",
@@ -97,6 +99,7 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
 @click.pass_context
 def run_command(
     context: click.Context,
+    plan_file: Path | None,
     target_kind: str,
     pg_bindir: Path | None,
     pg_settings: dict[str, str],
@@ -130,6 +133,7 @@ def run_command(
     crashbed run --synchronous-commit off     may lose the last commits, and nothing else
     crashbed run --seed 7 --kills 20          the same plan every time
     crashbed run --target postgres --workload bank,append
+    crashbed run plan.toml                    any server of several processes: its supervision alone
     crashbed run --resume out/20260101T120000Z-7
     crashbed run --resume out/20260101T120000Z-7 --kills 600
 
@@ -139,6 +143,10 @@ def run_command(
     """
     if resume is not None:
         return _resume(context, resume, kills, duration, keep=keep)
+    if plan_file is not None:
+        return _run(order_of(context, plan_file, kills=kills, duration_s=duration, seed=seed), out, keep=keep)
+    if target_kind == TargetKind.COMMAND:
+        raise click.UsageError("--target command needs a plan file: crashbed run PLAN.toml")
     if points and no_points:
         raise click.UsageError("--point and --no-points contradict each other: give one of them")
     target = TargetChoice(TargetKind(target_kind), str(pg_bindir.absolute()) if pg_bindir else None, pg_settings)

@@ -54,9 +54,21 @@ class ServerRecord(msgspec.Struct, frozen=True):
     data_directory: str = ""
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """One process as the harness saw it in /proc: `state` is proc(5)'s letter, "Z" a zombie."""
+
+    pid: int
+    parent: int = 0
+    role: str = ""
+    state: str = ""
+
+
 class HarnessRecord(msgspec.Struct, frozen=True):
-    """One record of events/harness.jsonl. `inos` are the memories that `pid` was seen to map at `t`; `child` is a
-    server process that was seen to have a `role`, or to serve a `worker`."""
+    """One record of events/harness.jsonl. Fields that its kind does not have are empty.
+
+    `inos` are the memories that `pid` was seen to map at `t`. `child`, `role`, `sig`, `fault` and `outcome` are those of
+    a blow; `child` may also have been seen to have a `role`, or to serve a `worker`; `processes` are all of a command's that were there at `t`.
+    """
 
     t: int
     ev: str
@@ -66,6 +78,10 @@ class HarnessRecord(msgspec.Struct, frozen=True):
     child: int = 0
     role: str | None = None
     worker: int = 0
+    sig: int = 0
+    fault: str = ""
+    outcome: str = ""
+    processes: tuple[Seen, ...] = ()
 
 
 _R = TypeVar("_R", ServerRecord, HarnessRecord)

@@ -88,6 +88,9 @@ class Crash:
 class Reign:
     """The life of one postmaster."""
 
+    title = "postmaster"
+    """What its main process is called."""
+
     def __init__(self, postmaster: Process, evidence: Evidence) -> None:
         self.postmaster = postmaster
         self.evidence = evidence
