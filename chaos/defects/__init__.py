@@ -6,6 +6,7 @@ checks it; it says which oracle must find it. It is applied to a copy: the check
 
 from chaos.defects.acknowledged_before_wal import ACKNOWLEDGED_BEFORE_WAL
 from chaos.defects.defect import Defect
+from chaos.defects.shutdown_one_page_short import SHUTDOWN_ONE_PAGE_SHORT
 from chaos.defects.supervision import CHECKPOINT_BEFORE_LAST_WRITER, GROUP_NOT_TOLD, OLDEST_FIRST
 
 DEFECTS: dict[str, Defect] = {
@@ -15,6 +16,7 @@ DEFECTS: dict[str, Defect] = {
         CHECKPOINT_BEFORE_LAST_WRITER,
         GROUP_NOT_TOLD,
         OLDEST_FIRST,
+        SHUTDOWN_ONE_PAGE_SHORT,
     )
 }
 

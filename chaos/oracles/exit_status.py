@@ -2,7 +2,7 @@
 
 Two things: the wait status in the server's journal is the one of the kernel's account, and a round of SIGQUIT
 is sent if, and only if, an end was a crash by the rules of specification 2.3 (or the operator asked for an
-immediate end). That the round is complete is `fan_out`'s to judge.
+immediate end). Of a server without a journal only the second is judged. That the round is complete is `fan_out`'s to judge.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ def _asked(reign: Reign, begin_ns: int, t_ns: int) -> bool:
     """
     if reign.requests(t_ns, (SIGQUIT,)):
         return True
+    if not reign.evidence.kind.journal and reign.requests(t_ns, (SIGTERM, SIGINT)):
+        return True  # what the request led to, only a journal could tell
     later = reign.startup_before(t_ns)
     restarted = later is not None and later is not reign.startups[0]
     if restarted and reign.requests(t_ns, (SIGTERM, SIGINT)):

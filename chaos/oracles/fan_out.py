@@ -4,6 +4,8 @@ After a child's crash every child of the postmaster then alive gets SIGQUIT from
 to the process and to its group, within a second and before a new startup process is forked (specification 5.1,
 checklist 21-23). Judged from the kernel's account alone.
 
+The order is asked of servers that promise it (`chaos.oracles.server_kind`): PostgreSQL since 18.
+
 A child whose end had begun before its turn came may have been passed over. A crash while another is being
 handled obliges to nothing. What follows for whoever does not go is `escalation`'s to judge.
 """
@@ -89,7 +91,8 @@ def _judge_crash(reign: Reign, crash: Crash, tally: Tally) -> None:
         _judge_time(volley, story, tally)
     for child in passed_over:
         tally.fail(crash.t, f"{child} got no SIGQUIT after the crash of {crash.child}", story, lived(child))
-    _judge_order(volley, story, tally)
+    if reign.evidence.kind.newest_first:
+        _judge_order(volley, story, tally)
     if reign.account.sessions:
         _judge_groups(reign, volley, story, tally)
 

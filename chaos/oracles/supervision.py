@@ -3,7 +3,7 @@
 Owns what the supervision oracles have in common: who was a child of which postmaster and in which role, which
 SIGQUIT and SIGKILL the postmaster sent, and which ends of children obliged it to end all others. All of it is
 evidence but for three things that only the server can say and that never excuse a missing act of its own: the
-role of a child that died before it had a name, whether a slot had been cleaned up, and (to excuse a SIGQUIT)
+role of a child that died before it had a name, or of one whose server names it in its log alone, whether a slot had been cleaned up, and (to excuse a SIGQUIT)
 that the lock file was lost or a fork had failed.
 
 The rules of what an exit means are written here once more, from PostgreSQL's postmaster.c (specification 2.3)
@@ -27,10 +27,11 @@ ORDERLY_CODES: Mapping[str, frozenset[int]] = {
     "walwriter": frozenset({0}),
     "backend": frozenset({0, 1}),
     "dead_end": frozenset({0, 1}),
+    "bgworker": frozenset({0, 1}),
 }
 """Exit codes that are no crash, per role; a process of an unknown role may exit 0 or 1."""
 
-SLOT_MATTERS = frozenset({"backend"})
+SLOT_MATTERS = frozenset({"backend", "bgworker"})
 """Roles whose orderly exit is a crash all the same if their slot had not been cleaned up."""
 
 _FOREVER = 1 << 62
@@ -103,7 +104,7 @@ class Reign:
         """Where it served, by its own word; empty when it did not say."""
         journal = _Journal(self.journal)
         self.children: Sequence[Child] = [
-            Child(process, _role(process, journal), journal.clean(process), self._lost(process))
+            Child(process, _role(process, journal, evidence), journal.clean(process), self._lost(process))
             for process in self.account.children(postmaster)
         ]
 
@@ -262,10 +263,14 @@ class _Journal:
         return record.clean if record is not None else None
 
 
-def _role(process: Process, journal: _Journal) -> str:
+def _role(process: Process, journal: _Journal, evidence: Evidence) -> str:
+    """By the kernel's account, by what the harness saw, or, where neither could, by the server's word."""
     named = process.role
     if named is not None and named != "postmaster":
         return named
+    seen = evidence.role_seen(process)
+    if seen is not None:
+        return seen
     claimed = journal.of(process, "fork")
     return (claimed.role if claimed is not None else None) or "unknown"
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from supervisor import SERVER_VERSION
+from supervisor.background_worker import offered_by
 from supervisor.config import Settings
 from supervisor.config_file import NAME as CONFIG_FILE
 from supervisor.config_file import ConfigFile
@@ -36,6 +37,10 @@ from supervisor.sql.procedures import preload
 def start_postmaster(directory: Path, options: list[str], *, die_with: int | None = None) -> int:
     """Run a postmaster to its end; returns its exit status. Raises StartupError before it serves."""
     set_process_name(Role.POSTMASTER)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        # Until the loop's handlers stand each ends the process. A shell that starts a command with `&` has SIGINT and
+        # SIGQUIT ignored in it: the order to die with somebody would be dropped without a trace.
+        signal.signal(number, signal.SIG_DFL)
     if die_with is not None:
         set_parent_death_signal(signal.SIGQUIT)
         if os.getppid() != die_with:
@@ -109,6 +114,7 @@ def _serve(
                 journal=journal,
                 points=points,
                 procedures=procedures,
+                background_workers=offered_by(settings.shared_preload_libraries),
                 host=host,
                 lock_file=lock_file,
                 listening=listening,

@@ -21,14 +21,17 @@ from chaos.cli.demo import CYCLES
 from chaos.defects import DEFECTS
 from chaos.defects.defect import Defect, Edit, StaleDefectError
 from chaos.explain.story import LINES
-from chaos.oracles import observable
+from chaos.oracles import observable, storage
 from chaos.oracles.data import NAMES
 from chaos.oracles.registry import SUPERVISION
 from chaos.targets.builtin import CODE_ROOT
 from reports.verdict import Status
 from tests.support.campaigns import Bed, Ended, bed, plans_of
 
-ORACLES = {*NAMES, observable.NAME, *(oracle.name for oracle in SUPERVISION)}
+ORACLES = {*NAMES, observable.NAME, storage.NAME, *(oracle.name for oracle in SUPERVISION)}
+
+ALONE = frozenset({storage.NAME})
+"""Oracles whose defect no other may find: what the server shows is right."""
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,7 @@ def test_a_defect_is_found_by_the_oracle_made_for_it(defect: Defect, red: Ended)
     assert verdict.status is Status.FINDING
     failed = {row.name: row.failures for row in verdict.oracles if row.failures}
     assert failed.get(defect.caught_by), f"found by {failed} alone"
+    assert defect.caught_by not in ALONE or set(failed) == {defect.caught_by}
     found = [finding for finding in verdict.findings if finding.oracle == defect.caught_by]
     assert found and all(finding.evidence for finding in found), "a finding without the lines that show it"
 
