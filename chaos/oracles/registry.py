@@ -47,6 +47,7 @@ _OUTLIVED: Final = frozenset({Consequence.CRASH, Consequence.ESCALATION, Consequ
 
 FED_BY: Final[Mapping[str, frozenset[Consequence]]] = {
     FanOut.name: _OUTLIVED,
+    Escalation.name: _OUTLIVED,
     Drained.name: _OUTLIVED,
     wal_replay.NAME: _OUTLIVED | {Consequence.NEW_START},
     Interlock.name: frozenset({Consequence.NEW_START, Consequence.SHUTDOWN}),
