@@ -23,10 +23,12 @@ from chaos.machine import machine
 from chaos.oracles import leak
 from chaos.oracles.data import sum_ledgers
 from chaos.oracles.oracle import OracleResult, merge
+from chaos.oracles.registry import is_fed
 from chaos.orphans import die_with
 from chaos.phases import Cycle
 from chaos.plan import EPOCH_CYCLES, loss_window_ns
 from chaos.sitting import JudgedSitting, judge_sitting
+from chaos.targets.choice import TargetChoice
 from chaos.timelines import timelines
 from chaos.trends import resources
 from chaos.verdict import Decision, ExitCode, reach
@@ -88,8 +90,9 @@ def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
     every = [*results, *supervision, growth]
     results_by_name = {result.name: result for result in every}
     witnessed = any(part.witnessed for part in judged)
-    rows = [result.row() for result in results]
-    rows += [result.row(required=witnessed or insisted) for result in supervision]
+    faults = tuple(campaign["faults"])
+    rows = [result.row(required=is_fed(result.name, faults)) for result in results]
+    rows += [result.row(required=(witnessed or insisted) and is_fed(result.name, faults)) for result in supervision]
     cycles = [cycle for part in judged for cycle in part.cycles]
     reasons = [reason for part in judged for reason in part.reasons]
     # Most plans give no postmaster the cycles that it takes.
@@ -259,6 +262,7 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
         words += ["--no-points"]
     if campaign["epoch_cycles"] != EPOCH_CYCLES:
         words += ["--epoch", str(campaign["epoch_cycles"])]
+    words += TargetChoice.read(info.plan.get("target")).words()
     if not campaign.get("synchronous_commit", True):
         words += ["--synchronous-commit", "off"]
     if info.plan["defect"]:

@@ -20,8 +20,10 @@ from typing import TypeVar
 import msgspec
 
 import supervisor
+from chaos.errors import PlanError
 from chaos.phases import cycles_of
-from chaos.plan import CampaignPlan, PlanError
+from chaos.plan import CampaignPlan
+from chaos.targets.choice import BUILTIN, TargetChoice
 from chaos.verdict import ExitCode
 from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
 from reports.verdict import SCHEMA
@@ -53,6 +55,7 @@ class Order:
 
     plan: CampaignPlan
     stop: StopRule
+    target: TargetChoice = BUILTIN
     defect: str | None = None
     require: str | None = None
     first_cycle: int = 0
@@ -74,6 +77,7 @@ class Order:
         """What run.json holds of it."""
         return {
             "campaign": msgspec.to_builtins(self.plan),
+            "target": self.target.recorded(),
             "defect": self.defect,
             "require": self.require,
             "first_cycle": self.first_cycle,
@@ -92,11 +96,12 @@ def read_order(run: RunDirectory) -> Order:
         return Order(
             plan=msgspec.convert(recorded["campaign"], CampaignPlan),
             stop=StopRule(**recorded.get("stop", {})),
+            target=TargetChoice.read(recorded.get("target")),
             defect=recorded.get("defect"),
             require=recorded.get("require"),
             first_cycle=recorded.get("first_cycle", 0),
         )
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(f"{run.run_json} holds no plan that can be run again: {error}") from error
 
 

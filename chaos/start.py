@@ -30,22 +30,18 @@ from chaos.interruption import Interruption
 from chaos.order import Order, boot_id, resume_order, wait_for_server
 from chaos.orphans import adopt_orphans, reap_orphans
 from chaos.phases import end_of_whole_cycles
-from chaos.plan import WAL_WRITER_DELAY_MS, CampaignPlan
-from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
+from chaos.targets.builtin import CODE_ROOT
+from chaos.targets.choice import TargetKind
 from chaos.targets.target import TargetError
+from chaos.tested import tested_server, tested_versions
 from chaos.verdict import ExitCode
 from chaos.watch import Seen, Watch
 from chaos.witness.witness import KernelWitness, Unavailable, WitnessStopped, open_witness
 from reports.records import unusable
 from reports.rundir import RESUMED, RunDirectory, RunDirectoryError, sweep, utc_text
 from reports.verdict import Status, Verdict
-from supervisor.points import PointMap
-from workloads.registry import MODULES
 
 JUDGE = [sys.executable, "-m", "chaos.judge"]
-BACKGROUND_WORKER = "supervisor.examples.heartbeat"
-"""Beside the workload, so that a background worker is among the victims."""
-
 SEGMENT_NOTE = "1 MiB WAL segments, so that campaigns switch and recycle many"
 
 
@@ -71,6 +67,7 @@ def run_campaign(order: Order, out: Path, *, view: Viewer, keep: bool = False) -
     Raises CampaignError, TargetError, RunDirectoryError, StaleDefectError; the run directory holds what was
     recorded so far. KeyboardInterrupt comes out of it when there was a second Ctrl-C, while it was judging.
     """
+    tested_versions(order.target)  # what is not here is refused before there is a directory
     run = RunDirectory.create(out, order.plan.seed)
     with run.lock():
         view.say(f"run directory: {run.path}")
@@ -96,6 +93,8 @@ def _run(run: RunDirectory, order: Order, view: Viewer, *, keep: bool) -> Outcom
     with Interruption() as interruption:
         sweep(run.path.parent)
         _describe(run, order)
+        if order.target.kind is not TargetKind.BUILTIN:
+            view.say(f"server: {run.read_info().versions['server']}")
         try:
             interrupted = _crash(run, order, view, interruption)
             _note_end(run)
@@ -157,7 +156,7 @@ def _crash(run: RunDirectory, order: Order, view: Viewer, interruption: Interrup
         if watch is not None:
             made.callback(watch.close)
         ended = _cycle_ended(view, witness, watch, interruption)
-        campaign = _campaign(run, order.plan, witness, code, made, interruption, ended)
+        campaign = _campaign(run, order, witness, code, made, interruption, ended)
         made.callback(interruption.hold)
         view.begin()
         try:
@@ -201,7 +200,7 @@ def judge_in_a_process(run: RunDirectory, interruption: Interruption, *, interru
 
 def _campaign(
     run: RunDirectory,
-    plan: CampaignPlan,
+    order: Order,
     witness: KernelWitness | Unavailable,
     code: Path | None,
     made: ExitStack,
@@ -209,30 +208,15 @@ def _campaign(
     ended: Callable[[CycleResult], None],
 ) -> Campaign:
     """The campaign, ready to run; what it needs is taken down by `made`."""
-    options = {
-        "max_connections": str(plan.backends + 8),
-        "shared_preload_libraries": ",".join((*(MODULES[name] for name in plan.workloads), BACKGROUND_WORKER)),
-        "crashbed.run_name": run.path.name,
-        "crashbed.history_directory": str(run.history.absolute()),
-        "crashbed.points_map": str(run.points_map.absolute()),
-    }
-    if not plan.synchronous_commit:
-        options |= {"synchronous_commit": "off", "wal_writer_delay": f"{WAL_WRITER_DELAY_MS}ms"}
-    # One that was made already has the coverage of earlier sittings.
-    points = PointMap(run.points_map, create=not run.points_map.exists())
-    made.callback(points.close)
-    target = BuiltinTarget(
-        run.pgdata.absolute(), options=options, log=run.server_log.absolute(), journal=run.server_events.absolute(),
-        code=code,
-    )  # fmt: skip
-    made.callback(target.close)
+    server = tested_server(run, order, code)
+    made.callback(server.close)
 
     def started(pid: int) -> None:
         if isinstance(witness, KernelWitness):
             with interruption.held():
                 witness.follow(pid, "postmaster")
 
-    campaign = Campaign(run, plan, target, points, on_cycle=ended, on_start=started)
+    campaign = Campaign(run, order.plan, server.target, server.points, server.driver, on_cycle=ended, on_start=started)
     made.callback(campaign.close)
     return campaign
 
@@ -284,8 +268,8 @@ def _describe(run: RunDirectory, order: Order) -> None:
         info.stop_rule = f"{order.stop} (resumed with cycle {order.begin}; before: {info.stop_rule})"
     else:
         info.command = [_program(), *sys.argv[1:]]
-        info.target = BuiltinTarget.name
-        info.versions = {"crashbed": supervisor.VERSION, "server": supervisor.SERVER_VERSION}
+        info.target = str(order.target.kind)
+        info.versions = {"crashbed": supervisor.VERSION, **tested_versions(order.target)}
         info.host = {"kernel": platform.release(), "cpus": os.cpu_count(), "boot_id": boot_id()}
         info.stop_rule = str(order.stop)
     run.write_info(info)

@@ -15,11 +15,12 @@ from chaos.cli.demo import demo
 from chaos.cli.doctor import doctor
 from chaos.cli.evidence import judge, report
 from chaos.cli.explain import explain
+from chaos.cli.faults import faults
 from chaos.cli.reload import reload
 from chaos.cli.run import replay, run_command
+from chaos.cli.verify import verify
 from chaos.defects.defect import StaleDefectError
-from chaos.errors import CampaignError
-from chaos.plan import PlanError
+from chaos.errors import CampaignError, PlanError
 from chaos.targets.target import TargetError
 from chaos.verdict import ExitCode
 from reports.rundir import RunDirectoryError
@@ -57,9 +58,11 @@ for command in (
     init,
     serve,
     reload,
+    verify,
     waldump,
     controldata,
     points,
+    faults,
 ):
     crashbed.add_command(command)
 

@@ -13,8 +13,9 @@ from chaos.campaign import CycleResult
 from chaos.errors import CampaignError
 from chaos.order import StopRule
 from chaos.plan import CampaignPlan, PointPlacement
+from chaos.targets.choice import TargetKind
 
-HEADER = "cycle  fault            victim                       acked   ready ms  commit ms"
+_LEAST_WIDTH = 16
 
 
 class _Output(Console):
@@ -31,10 +32,14 @@ class _Output(Console):
 class View:
     """Shows cycles as they end; a context manager, because the progress line must be taken down."""
 
-    def __init__(self, plan: CampaignPlan, stop: StopRule, *, done: int = 0) -> None:
+    def __init__(
+        self, plan: CampaignPlan, stop: StopRule, *, done: int = 0, server: str = TargetKind.BUILTIN.words
+    ) -> None:
+        self._server = server
         self._console = _Output(highlight=False, soft_wrap=True)
         self._plan = plan
         self._stop = stop
+        self._width = max(_LEAST_WIDTH, *map(len, plan.faults))
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -51,7 +56,7 @@ class View:
     def __enter__(self) -> View:
         plan = self._plan
         self._console.print(
-            f"crashbed: built-in server, workload {','.join(plan.workloads)}, {plan.backends} backends, seed {plan.seed}"
+            f"crashbed: {self._server}, workload {','.join(plan.workloads)}, {plan.backends} backends, seed {plan.seed}"
         )
         self._progress.start()
         return self
@@ -67,7 +72,8 @@ class View:
 
     def begin(self) -> None:
         """Before the first cycle."""
-        self._console.print(HEADER, style="dim")
+        columns = "victim                       acked   ready ms  commit ms"
+        self._console.print(f"cycle  {'fault':<{self._width}} {columns}", style="dim")
 
     def cycle(self, result: CycleResult) -> None:
         """A cycle has ended."""
@@ -81,6 +87,6 @@ class View:
         if isinstance(plan.placement, PointPlacement):
             notes = f"  {plan.placement.selector}{notes}"
         self._console.print(
-            f"{plan.cycle:5d}  {fault:<16} {victims:<27.27} {result.acknowledged:6d}  {ready} {commit}{notes}"
+            f"{plan.cycle:5d}  {fault:<{self._width}} {victims:<27.27} {result.acknowledged:6d}  {ready} {commit}{notes}"
         )
         self._progress.update(self._task, advance=1)

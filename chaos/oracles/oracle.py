@@ -187,8 +187,16 @@ class Tally:
 
 
 def unfed(oracle: Oracle, evidence: Evidence) -> OracleResult | None:
-    """The answer "not judged" when a source that the oracle needs is missing altogether; None if none is."""
+    """The answer "not judged" when a source that the oracle needs is missing altogether; None if none is.
+
+    The journal is not missed of a server that keeps none: the oracle then judges what it can without.
+    """
+    reason = evidence.kind.not_judged.get(oracle.name)
+    if reason is not None:
+        return unexpected(oracle.name, oracle.title, reason)
     for source in oracle.needs:
+        if source == "server" and not evidence.kind.journal:
+            continue
         why = evidence.missing(source)
         if why is not None:
             return OracleResult(
@@ -200,3 +208,10 @@ def unfed(oracle: Oracle, evidence: Evidence) -> OracleResult | None:
                 reason=why,
             )
     return None
+
+
+def unexpected(name: str, title: str, reason: str) -> OracleResult:
+    """The answer of an oracle that a run of this kind of server cannot feed."""
+    return OracleResult(
+        name=name, title=title, status=OracleStatus.NOT_JUDGED, trials=0, failed=0, reason=reason, applies=False
+    )

@@ -37,6 +37,10 @@ from supervisor.sql.procedures import preload
 def start_postmaster(directory: Path, options: list[str], *, die_with: int | None = None) -> int:
     """Run a postmaster to its end; returns its exit status. Raises StartupError before it serves."""
     set_process_name(Role.POSTMASTER)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        # Until the loop's handlers stand each ends the process. A shell that starts a command with `&` has SIGINT and
+        # SIGQUIT ignored in it: the order to die with somebody would be dropped without a trace.
+        signal.signal(number, signal.SIG_DFL)
     if die_with is not None:
         set_parent_death_signal(signal.SIGQUIT)
         if os.getppid() != die_with:

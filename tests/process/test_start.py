@@ -10,16 +10,21 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from chaos.targets.builtin import CODE_ROOT
+from chaos.targets.process import children_of
 from supervisor.points import Point
 from supervisor.postmaster.initdb import initialise
 from tests.conftest import MakeServer
-from tests.support.by_hand import Said, command, crashbed, postmaster
+from tests.support.by_hand import Said, command, crashbed, end, ended, postmaster
 from tests.support.server import LiveServer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.live
 
@@ -247,6 +252,43 @@ def test_a_parent_that_is_not_the_parent(data: Path) -> None:
     refused(postmaster(data, "--die-with", "1" if os.getpid() != 1 else "2"), "--die-with", "the process that starts")
 
 
+HELD_AT_IMPORT = """
+import os, select
+parent = os.getppid()
+open("begun", "w").close()
+while os.getppid() == parent:
+    select.select((), (), (), 0.001)
+PROCEDURES = {}
+"""
+STARTER = """
+import os, signal, subprocess, sys
+signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+subprocess.Popen([*sys.argv[1:], "--die-with", str(os.getpid())]).wait()
+"""
+
+
+def test_it_dies_with_its_parent_also_while_it_starts_and_from_a_shells_background(data: Path, tmp_path: Path) -> None:
+    """A shell that starts a command with `&` has SIGINT and SIGQUIT ignored in it, and in all that it starts."""
+    (tmp_path / "held.py").write_text(HELD_AT_IMPORT)
+    options = ["-D", str(data), "-k", str(data), "-c", "shared_preload_libraries=held"]
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, sys.executable, "-m", "supervisor", *options],
+        env={**os.environ, "PYTHONPATH": f"{CODE_ROOT}:{tmp_path}"},
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until("the server to begin", (data / "begun").exists)
+    (server,) = children_of(starter.pid)
+    try:
+        starter.kill()
+        starter.wait()
+        wait_until("its end", lambda: ended(server))
+        assert not list(data.glob(".s.PGSQL*")), "it never listened"
+    finally:
+        end(server)
+        server.close()
+
+
 # What is said when it does start.
 
 
@@ -355,7 +397,21 @@ def test_points_lists_every_point_with_its_meaning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["init", "serve", "reload", "waldump", "controldata", "points", "run", "replay", "judge", "report", "demo"]
+    "verb",
+    [
+        "init",
+        "serve",
+        "reload",
+        "verify",
+        "waldump",
+        "controldata",
+        "points",
+        "run",
+        "replay",
+        "judge",
+        "report",
+        "demo",
+    ],
 )
 def test_every_help_text_has_an_example(tmp_path: Path, verb: str) -> None:
     said = crashbed(verb, "--help", cwd=tmp_path)

@@ -33,6 +33,7 @@ SUPERVISOR_LAYERS: tuple[tuple[str, ...], ...] = (
     ("supervisor.engine.recovery.checkpoint", "supervisor.engine.recovery.leftovers"),
     ("supervisor.engine.engine",),
     ("supervisor.engine.recovery",),
+    ("supervisor.engine.verify",),
     ("supervisor.session",),
     ("supervisor.sql", "supervisor.wire"),
     ("supervisor.processes",),
