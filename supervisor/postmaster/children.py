@@ -85,9 +85,9 @@ class Children:
         """Every child, the one forked last first."""
         return iter(list(reversed(self._by_pid.values())))
 
-    def pids(self, role: Role) -> list[int]:
-        """The processes of a role."""
-        return [child.pid for child in self._by_pid.values() if child.role is role]
+    def pids(self) -> frozenset[int]:
+        """Every child's pid."""
+        return frozenset(self._by_pid)
 
     def of(self, role: Role) -> PostmasterChild | None:
         """The newest child of a role, or None."""

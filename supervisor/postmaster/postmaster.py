@@ -219,7 +219,7 @@ class Postmaster:
             if self._pmsignal.take(message):
                 self._tell(ev.PmSignal(kind))
         if self._exit_code is None and self._pmsignal.take(pmsignal.Message.BACKGROUND_WORKER_CHANGE):
-            self._workers.slots_changed(self._state, self._children.pids(Role.BACKEND))
+            self._workers.slots_changed(self._state, self._children.pids())
 
     def _tell_stopwatch(self) -> None:
         armed = self._stopwatch_ns
@@ -262,8 +262,7 @@ class Postmaster:
         self._tell(ev.ChildExited(child.role, outcome, clean))
         if child.role is Role.BGWORKER:
             self._workers.exited(child.pid, outcome, slot_clean=clean, state=self._state)
-        else:
-            self._workers.client_gone(child.pid)
+        self._workers.client_gone(child.pid)
 
     def _accept(self) -> None:
         try:

@@ -53,13 +53,13 @@ class RegisteredWorkers:
         for one in forgotten:
             self._say_forgotten(one)
 
-    def slots_changed(self, state: State, clients: Iterable[int]) -> None:
+    def slots_changed(self, state: State, clients: frozenset[int]) -> None:
         """A child said that it had registered a worker, or asked for one's end."""
         self._workers, effects = rules.slots_changed(
             self._workers,
             self._shared().claims(),
             state=state,
-            clients=frozenset(clients),
+            clients=clients,
             next_number=self._registrations + 1,
         )
         self._carry_out(effects)
@@ -87,7 +87,7 @@ class RegisteredWorkers:
         self._carry_out(effects)
 
     def client_gone(self, pid: int) -> None:
-        """Another child was reaped: it is not to be notified any more."""
+        """A child was reaped: it is not to be notified any more."""
         self._workers = rules.client_gone(self._workers, pid)
 
     def sleep_ms(self, state: State) -> int | None:

@@ -17,8 +17,8 @@ from supervisor.shmem.pmsignal import Message, PMSignal
 from supervisor.shmem.worker_slots import WorkerHandle, WorkerSlots, WorkerStatus
 
 _LOOK_AGAIN_MS: Final = 1000
-"""How long a wait goes without another look: a notification can be missed, when this process began to wait for it
-only after another one took its slot."""
+"""How long a wait goes without another look: a slot that the postmaster cannot read it frees without knowing whom to
+tell."""
 
 
 class DynamicWorkers:
