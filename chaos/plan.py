@@ -210,7 +210,9 @@ class CampaignPlan(msgspec.Struct, frozen=True):
             able = ", ".join(
                 fault.name for fault in FAULTS.values() if fault.at and fault.at.only is not Places.RECOVERY
             )
-            raise PlanError(f"none of {', '.join(self.faults)} can be placed at a point; these can: {able}")
+            raise PlanError(
+                f"a plan of {', '.join(self.faults)} alone has no use for --point; these strike at one: {able}"
+            )
 
     def cycle(self, cycle: int) -> CyclePlan:
         """The plan of a cycle, from the seed and its number alone."""
