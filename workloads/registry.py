@@ -6,9 +6,10 @@ from typing import Final
 
 from workloads.append import Append
 from workloads.bank import Bank
+from workloads.tpcb import Tpcb
 from workloads.workload import Workload
 
-WORKLOADS: Final[dict[str, Workload]] = {"bank": Bank(), "append": Append()}
+WORKLOADS: Final[dict[str, Workload]] = {"bank": Bank(), "append": Append(), "tpcb": Tpcb()}
 
-MODULES: Final[dict[str, str]] = {"bank": "workloads.bank", "append": "workloads.append"}
+MODULES: Final[dict[str, str]] = {"bank": "workloads.bank", "append": "workloads.append", "tpcb": "workloads.tpcb"}
 """The module that a server preloads for each."""

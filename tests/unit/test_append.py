@@ -26,12 +26,22 @@ from reports.verdict import OracleStatus
 from tests.support.bank_history import BANK, World
 from tests.support.list_history import parse
 from tests.support.memory_session import Clock, Database, MemorySession, OrderlyError
-from workloads.append import EVERYTHING, OBSERVE_COLUMNS, PROCEDURES, STEPS, Append, element_of, writer_of
+from workloads.append import OBSERVE_COLUMNS, PROCEDURES, STEPS, Append, element_of, writer_of
 from workloads.history import History, HistoryWriter, parse_records, read_history
 from workloads.procedure import REQUIRED
 from workloads.session import READ_COMMITTED, REPEATABLE_READ, WorkloadError
 from workloads.worker import run_requests
-from workloads.workload import ISOLATION, READ_KIND, ROLLBACK_KIND, Fate, Operation, Outcome, Request, operation_id
+from workloads.workload import (
+    EVERYTHING,
+    ISOLATION,
+    READ_KIND,
+    ROLLBACK_KIND,
+    Fate,
+    Operation,
+    Outcome,
+    Request,
+    operation_id,
+)
 
 LISTS = Append(slots=3, capacity=4)
 CALLS = {procedure.name: procedure for procedure in PROCEDURES}

@@ -17,12 +17,12 @@ import pytest
 
 from tests.support.memory_session import Clock, Database, MemorySession, OrderlyError
 from workloads import bank as bank_module
-from workloads.bank import EVERYTHING, OBSERVE_COLUMNS, PROCEDURES, TRANSFER_KIND, Bank
+from workloads.bank import OBSERVE_COLUMNS, PROCEDURES, TRANSFER_KIND, Bank
 from workloads.history import HistoryWriter, parse_records, read_history
 from workloads.procedure import REQUIRED
 from workloads.session import WorkloadError, ends_session, sqlstate_of, surely_aborted
 from workloads.worker import record_answer
-from workloads.workload import ROLLBACK_KIND, Fate, Operation, Outcome, Request, Rule, operation_id
+from workloads.workload import EVERYTHING, ROLLBACK_KIND, Fate, Operation, Outcome, Request, Rule, operation_id
 
 BANK = Bank(10, 1000)
 CALLS = {procedure.name: procedure for procedure in PROCEDURES}
