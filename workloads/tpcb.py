@@ -324,27 +324,38 @@ def _added(seen: TpcbObservation, at: int) -> Counter[int]:
 def _overwritten(seen: TpcbObservation) -> Iterator[str]:
     """Accounts whose rows cannot be put in an order in which each begins with the balance that the one before left.
 
-    Each row goes from a balance to a balance. In such an order every balance that some row left, or that there was
-    before, is where another row began, or is the last.
+    Each row goes from a balance to a balance: such an order is a path over all of them from the balance before to the
+    one now. There is one when every balance is left as often as it is begun from, the two ends apart, and all rows hang
+    together with the balance before (Euler).
     """
-    left: dict[int, Counter[int]] = {}
+    steps: dict[int, list[tuple[int, int]]] = {}
     for _, _, account, _, _, delta, balance in seen.history:
-        balances = left.setdefault(account, Counter())
-        balances[balance] += 1
-        balances[balance - delta] -= 1
+        steps.setdefault(account, []).append((balance - delta, balance))
     base, now = dict(seen.base.accounts), dict(seen.now.accounts)
-    for account in sorted(left):
-        balances = left[account]
-        if account not in base or account not in now:
-            continue  # told already
-        balances[base[account]] += 1
-        balances[now[account]] -= 1
-        wrong = sorted(balance for balance, times in balances.items() if times < 0)
+    for account in sorted(steps.keys() & base.keys() & now.keys()):
+        begun = Counter(begin for begin, _ in steps[account])
+        left = Counter(end for _, end in steps[account])
+        left[base[account]] += 1
+        begun[now[account]] += 1
+        wrong = sorted((begun - left) | (left - begun))
+        if not wrong:
+            wrong = sorted({begin for begin, _ in steps[account]} - _reached(base[account], steps[account]))
         if wrong:
             yield (
-                f"account {account}: {len(wrong)} of its rows of history began from a balance that nobody left, "
-                f"or its last is lost: {', '.join(map(str, wrong[:3]))}"
+                f"account {account}: its rows of history do not follow from each other between {base[account]} and "
+                f"{now[account]}: see balance {', '.join(map(str, wrong[:3]))}"
             )
+
+
+def _reached(begin: int, steps: list[tuple[int, int]]) -> set[int]:
+    """The balances that steps lead to from one."""
+    reached, more = {begin}, [begin]
+    while more:
+        at = more.pop()
+        found = {end for start, end in steps if start == at} - reached
+        reached |= found
+        more += found
+    return reached
 
 
 # The procedures.
