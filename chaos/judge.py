@@ -36,6 +36,7 @@ from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
 from reports.statistics import bound
 from reports.verdict import Coverage, Finding, NotJudged, OracleRow, OracleStatus, PointHits, Verdict
 from supervisor.points import Point, PointMap
+from workloads.registry import WorkloadUnavailable
 
 _CUT_SHORT = (ExitCode.INTERRUPTED, ExitCode.HARNESS_ERROR)
 WITNESS_REMEDY = "run as root with tracefs mounted, in the machine's own pid namespace"
@@ -288,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         run = RunDirectory.open(chosen.directory)
         judge_in_full(run, interrupted=chosen.interrupted).write(run)
         write_reports(run)
-    except RunDirectoryError as error:
+    except (RunDirectoryError, WorkloadUnavailable) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 3
     return 0

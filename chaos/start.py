@@ -31,7 +31,7 @@ from chaos.order import Order, boot_id, resume_order, wait_for_server
 from chaos.orphans import adopt_orphans, reap_orphans
 from chaos.phases import end_of_whole_cycles
 from chaos.plan import WAL_WRITER_DELAY_MS, CampaignPlan
-from chaos.targets.builtin import CODE_ROOT, BuiltinTarget
+from chaos.targets.builtin import CODE_ROOT, BuiltinTarget, environment_of
 from chaos.targets.target import TargetError
 from chaos.verdict import ExitCode
 from chaos.watch import Seen, Watch
@@ -176,7 +176,7 @@ def judge_in_a_process(run: RunDirectory, interruption: Interruption, *, interru
         str(os.getpid()),
         *(["--interrupted"] if interrupted else []),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
+    environment = environment_of(CODE_ROOT)
     process = None
     try:
         with interruption.held():

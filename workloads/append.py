@@ -311,7 +311,7 @@ OBSERVE_COLUMNS: Final = (
     ("elements", "bytea"),  # eight bytes each
 )
 
-
+WORKLOAD: Final = Append()
 PROCEDURES: Final = procedures(
     APPEND,
     Append,

@@ -285,7 +285,7 @@ OBSERVE_COLUMNS: Final = (
     ("value", "bigint"),  # the balance, or the amount
 )
 
-
+WORKLOAD: Final = Bank()
 PROCEDURES: Final = procedures(
     BANK,
     Bank,

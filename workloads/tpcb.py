@@ -371,6 +371,7 @@ OBSERVE_COLUMNS: Final = (
     ("balance", "bigint"),
 )
 
+WORKLOAD: Final = Tpcb()
 PROCEDURES: Final = procedures(
     TPCB,
     Tpcb,

@@ -19,7 +19,7 @@ from chaos.phases import cycles_of
 from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan, FaultKind
 from chaos.start import resume_campaign, run_campaign
 from reports.rundir import RunDirectory
-from workloads.registry import WORKLOADS
+from workloads.registry import WORKLOADS, WorkloadUnavailable
 
 
 def _names(known: tuple[str, ...], what: str) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
@@ -31,6 +31,16 @@ def _names(known: tuple[str, ...], what: str) -> Callable[[click.Context, click.
         return names
 
     return check
+
+
+def _workloads(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    names = _names(tuple(WORKLOADS), "workload")(context, parameter, value)
+    try:
+        for name in names:
+            WORKLOADS[name]
+    except WorkloadUnavailable as unavailable:
+        raise click.BadParameter(str(unavailable)) from unavailable
+    return names
 
 
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -48,7 +58,7 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 
 
 @click.command("run")
-@click.option("--workload", "workloads", default="bank", show_default=True, callback=_names(tuple(WORKLOADS), "workload"),
+@click.option("--workload", "workloads", default="bank", show_default=True, callback=_workloads,
               help="Workloads, separated by commas; each cycle runs one.")  # fmt: skip
 @click.option("--backends", default=8, show_default=True, help="Workers inside the server.")
 @click.option("--kills", type=click.IntRange(1), help="Stop after so many cycles.  [default: 20]")
