@@ -14,8 +14,6 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Findings:
-    """Operations, and pairs (table, id), in the words of the rules."""
-
     lost: frozenset[int]
     torn: frozenset[int]
     risen: frozenset[int]
@@ -56,6 +54,7 @@ select kind from held group by kind having sum(balance) <> (select coalesce(sum(
 CHANGED = """
 select id, balance from held where kind = 'tpcb_account' and id in (select account from tpcb_history)
 """
+STEPS = "select balance - delta, balance from tpcb_history where account = ?"
 
 
 def is_ordered(steps: Sequence[tuple[int, int]], begin: int, end: int) -> bool:
@@ -93,8 +92,7 @@ def check(records: Iterable[Mapping[str, Any]], rows: Iterable[Sequence[Any]]) -
 
         overwritten = set()
         for account, balance in database.execute(CHANGED):
-            query = "select balance - delta, balance from tpcb_history where account = ?"
-            if not is_ordered(database.execute(query, (account,)).fetchall(), 0, balance):
+            if not is_ordered(database.execute(STEPS, (account,)).fetchall(), 0, balance):
                 overwritten.add(account)
         queries = (LOST, TORN, RISEN, INVENTED, WRONG, SUMS)
         return Findings(*(column(query) for query in queries), frozenset(overwritten))
