@@ -46,3 +46,12 @@ def test_its_rules_find_a_planted_defect(place: Bed) -> None:
     done = place.campaign("--workload", "inbox", "--kills", "6", "--seed", "5", "--defect", "acknowledged-before-wal")
     assert done.status == 1, done
     assert "durability" in {row.name for row in done.directory.read_verdict().oracles if row.failures}
+
+
+def test_a_run_whose_workload_is_gone_cannot_be_judged_and_says_why(place: Bed) -> None:
+    done = place.campaign("--workload", "inbox", "--kills", "1", "--seed", "5")
+    place.environment["PYTHONPATH"] = str(ROOT)
+    again = place.run("judge", str(done.directory.path))
+    assert again.status == 3, again
+    assert "there is no workload 'inbox'; there are bank, append" in again.errors
+    assert "Traceback" not in again.errors
