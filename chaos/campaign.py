@@ -21,6 +21,7 @@ from chaos.driver import CallError, ConnectError, OutsideClient, connect, run_ca
 from chaos.errors import CampaignError, DiskFull, Unobservable
 from chaos.faults import Blow
 from chaos.load import Load, probe_request
+from chaos.people import setup_arguments
 from chaos.plan import CampaignPlan, CyclePlan
 from chaos.resources import files_below, used_by
 from chaos.strike import Strike
@@ -116,7 +117,7 @@ class Campaign:
         self._start()
         try:
             for name in self._plan.workloads:
-                run_call(self._target.conninfo, f"{name}_setup", {})
+                run_call(self._target.conninfo, f"{name}_setup", setup_arguments(name, self._plan.seed))
             # What is judged begins here: the first crash must not be able to take the tables away.
             run_statement(self._target.conninfo, b"CHECKPOINT")
         except (CallError, ConnectError) as error:

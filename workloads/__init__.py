@@ -11,6 +11,7 @@ the others and nothing heavy: the standard library and msgspec, for all of it ma
     worker      the loop that performs requests and writes their history
     calls       the procedures that a workload offers: set up, run requests, observe
     bank        transfers between accounts
+    customers   people who order, with unique e-mails
     append      lists that transactions append to and read
     tpcb        pgbench's tables and transaction
 """

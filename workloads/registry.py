@@ -20,7 +20,9 @@ from typing import Final
 from workloads.workload import Workload
 
 GROUP: Final = "crashbed.workloads"
-BUILT_IN: Final = tuple(EntryPoint(name, f"workloads.{name}", GROUP) for name in ("bank", "append", "tpcb"))
+BUILT_IN: Final = tuple(
+    EntryPoint(name, f"workloads.{name}", GROUP) for name in ("bank", "append", "tpcb", "customers")
+)
 
 
 class WorkloadUnavailable(KeyError):
