@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -164,7 +164,7 @@ class Customers:
                 _register(session, operation, f"{operation}@new.example")
             case _:
                 _register(session, operation, _row(session, PERSON, values["customer"])[2])
-        session.insert(LOG, (operation, *_logged(operation, values)))
+        session.insert(LOG, logged_row(operation, values))
 
     def observe(self, session: Session, after: int) -> Iterator[Row]:
         """Rows as `OBSERVE_COLUMNS`: what was set up, and what operations after `after` have made.
@@ -231,16 +231,16 @@ class Customers:
 
         Rows of operations that are not among `operations` are committed, or torn when there are several.
         """
-        rows: dict[int, list[tuple[Any, ...]]] = {}
-        for operation, *logged in observation["log"]:
-            rows.setdefault(operation, []).append(tuple(logged))
+        rows: dict[int, list[Row]] = {}
+        for row in observation["log"]:
+            rows.setdefault(row[0], []).append(tuple(row))
         fates: dict[int, Fate] = {}
         for asked in operations:
             found = rows.pop(asked.operation, None)
             if found is None:
                 fates[asked.operation] = Fate.ABSENT
             else:
-                as_asked = found == [_logged(asked.operation, asked.values)]
+                as_asked = found == [logged_row(asked.operation, asked.values)]
                 fates[asked.operation] = Fate.COMMITTED if as_asked else Fate.TORN
         for operation, found in rows.items():
             fates[operation] = Fate.COMMITTED if len(found) == 1 else Fate.TORN
@@ -316,27 +316,26 @@ def _register(session: Session, id_: int, email: str) -> None:
     session.insert(PERSON, (id_, f"Customer {id_}", email, "", 0, 0))
 
 
-def _logged(operation: int, values: Any) -> tuple[str, int, int]:
-    """(action, subject, amount) that an operation of these values logs."""
+def logged_row(operation: int, values: Mapping[str, Any]) -> tuple[int, str, int, int]:
+    """The row of the log that an operation of these values leaves."""
     action = values["action"]
     match action:
         case "place":
-            return action, values["customer"], sum(quantity * price for quantity, price in values["lines"])
+            return operation, action, values["customer"], sum(quantity * price for quantity, price in values["lines"])
         case "change":
-            return action, values["line"], values["quantity"]
+            return operation, action, values["line"], values["quantity"]
         case "move":
-            return action, values["customer"], values["house"]
+            return operation, action, values["customer"], values["house"]
         case _:
-            return action, operation, 0
+            return operation, action, operation, 0
 
 
 def _unlogged(seen: CustomersObservation) -> Iterator[str]:
     """Orders and people that the log does not know, and those that it alone knows."""
-    placed = {id_: (customer, total) for id_, customer, total in seen.orders if id_ >= 0}
-    logged = {op: (subject, amount) for op, action, subject, amount in seen.log if action == "place"}
-    for id_ in sorted(placed.keys() | logged.keys()):
-        if placed.get(id_) != logged.get(id_):
-            yield f"order {id_}: {placed.get(id_)} (customer, total) is there, {logged.get(id_)} was logged"
+    placed = {order for order in seen.orders if order[0] >= 0}
+    logged = {(op, subject, amount) for op, action, subject, amount in seen.log if action == "place"}
+    for order in sorted(placed ^ logged):
+        yield f"order {order[0]} (customer {order[1]}, total {order[2]}) is {'there' if order in placed else 'logged'} alone"
     registered = {id_ for id_, *_ in seen.people if id_ >= 0}
     known = {op for op, action, _, _ in seen.log if action in ("register", DUPLICATE)}
     yield from (f"person {id_} is there and was not logged" for id_ in sorted(registered - known))

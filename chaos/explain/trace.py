@@ -26,6 +26,7 @@ from supervisor.engine.wal.segment import SEGMENT_HEADER_SIZE
 from supervisor.errors import ServerError, StartupError
 from supervisor.host import SoloHost
 from workloads.append import STEPS
+from workloads.customers import logged_row
 from workloads.workload import Operation
 
 IsRow = Callable[[bytes], bool]
@@ -37,6 +38,11 @@ _TRANSFER = RowCodec(
 _HISTORY = RowCodec(
     "tpcb_history",
     [Column(name, "bigint") for name in ("op", "worker", "account", "teller", "branch", "delta", "balance")],
+    0,
+)
+_LOG = RowCodec(
+    "customers_log",
+    [Column("op", "bigint"), Column("action", "text"), Column("subject", "bigint"), Column("amount", "bigint")],
     0,
 )
 _ELEMENT = Struct(">Q")
@@ -67,7 +73,17 @@ def _list(operation: Operation) -> IsRow:
     return lambda body: body.endswith(written)
 
 
-ROWS: Mapping[str, Callable[[Operation], IsRow]] = {"bank": _transfer, "append": _list, "tpcb": _history}
+def _logged(operation: Operation) -> IsRow:
+    written = _LOG.encode(logged_row(operation.operation, operation.values))
+    return lambda body: body == written
+
+
+ROWS: Mapping[str, Callable[[Operation], IsRow]] = {
+    "bank": _transfer,
+    "append": _list,
+    "tpcb": _history,
+    "customers": _logged,
+}
 """Per workload, what tells the first row that names an operation."""
 
 
