@@ -121,7 +121,7 @@ class Campaign:
         self._target.wait_ready()
         try:
             # What is judged begins here: the first crash must not be able to take the tables away.
-            self._driver.set_up(WORKLOADS[name] for name in self._plan.workloads)
+            self._driver.set_up((WORKLOADS[name] for name in self._plan.workloads), self._plan.seed)
         except (CallError, ConnectError) as error:
             raise CampaignError(
                 f"epoch {epoch}: the workload's tables cannot be made: {error}; see {self._run.server_log}:\n"

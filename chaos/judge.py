@@ -40,6 +40,7 @@ from reports.rundir import RunDirectory, RunDirectoryError, RunInfo, Sitting
 from reports.statistics import bound
 from reports.verdict import Coverage, Finding, NotJudged, OracleRow, OracleStatus, PointHits, Verdict
 from supervisor.points import Point, PointMap
+from workloads.registry import WorkloadUnavailable
 
 _CUT_SHORT = (ExitCode.INTERRUPTED, ExitCode.HARNESS_ERROR)
 POWER_LOSS = NotJudged(
@@ -325,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
         run = RunDirectory.open(chosen.directory)
         judge_in_full(run, interrupted=chosen.interrupted).write(run)
         write_reports(run)
-    except RunDirectoryError as error:
+    except (RunDirectoryError, WorkloadUnavailable) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 3
     return 0

@@ -32,7 +32,7 @@ from chaos.interruption import Interruption
 from chaos.order import Order, boot_id, resume_order, wait_for_server
 from chaos.orphans import adopt_orphans, reap_orphans
 from chaos.phases import end_of_whole_cycles
-from chaos.targets.builtin import CODE_ROOT
+from chaos.targets.builtin import CODE_ROOT, environment_of
 from chaos.targets.choice import TargetKind
 from chaos.targets.command import CommandTarget
 from chaos.targets.target import TargetError
@@ -181,7 +181,7 @@ def judge_in_a_process(run: RunDirectory, interruption: Interruption, *, interru
         str(os.getpid()),
         *(["--interrupted"] if interrupted else []),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
+    environment = environment_of(CODE_ROOT)
     process = None
     try:
         with interruption.held():

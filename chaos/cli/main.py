@@ -26,6 +26,7 @@ from chaos.verdict import ExitCode
 from reports.rundir import RunDirectoryError
 from supervisor import VERSION
 from supervisor.errors import StartupError
+from workloads.registry import WorkloadUnavailable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -89,7 +90,7 @@ def run(arguments: list[str] | None = None) -> int:
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
         return ExitCode.HARNESS_ERROR
-    except (CampaignError, TargetError, RunDirectoryError, StaleDefectError) as error:
+    except (CampaignError, TargetError, RunDirectoryError, StaleDefectError, WorkloadUnavailable) as error:
         click.echo(f"crashbed: {error}", err=True)
         return ExitCode.HARNESS_ERROR
     except OSError as error:

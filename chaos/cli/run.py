@@ -23,7 +23,7 @@ from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_
 from chaos.start import resume_campaign, run_campaign
 from chaos.targets.choice import TargetChoice, TargetKind
 from reports.rundir import RunDirectory
-from workloads.registry import WORKLOADS
+from workloads.registry import WORKLOADS, WorkloadUnavailable
 
 
 def _names(known: tuple[str, ...], what: str) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
@@ -35,6 +35,16 @@ def _names(known: tuple[str, ...], what: str) -> Callable[[click.Context, click.
         return names
 
     return check
+
+
+def _workloads(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    names = _names(tuple(WORKLOADS), "workload")(context, parameter, value)
+    try:
+        for name in names:
+            WORKLOADS[name]
+    except WorkloadUnavailable as unavailable:
+        raise click.BadParameter(str(unavailable)) from unavailable
+    return names
 
 
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -69,7 +79,7 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
               help="Where PostgreSQL's programs are.  [default: PATH, the usual places, the wheel]")  # fmt: skip
 @click.option("--pg-set", "pg_settings", multiple=True, callback=_settings, metavar="NAME=VALUE",
               help="Start PostgreSQL with this setting. May be repeated.")  # fmt: skip
-@click.option("--workload", "workloads", default="bank", show_default=True, callback=_names(tuple(WORKLOADS), "workload"),
+@click.option("--workload", "workloads", default="bank", show_default=True, callback=_workloads,
               help="Workloads, separated by commas; each cycle runs one.")  # fmt: skip
 @click.option("--backends", default=8, show_default=True, help="Workers inside the server.")
 @click.option("--kills", type=click.IntRange(1), help="Stop after so many cycles.  [default: 20]")

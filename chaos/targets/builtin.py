@@ -24,6 +24,13 @@ from supervisor.postmaster.initdb import initialise
 CODE_ROOT = Path(supervisor.__file__).parent.parent
 
 
+def environment_of(code: Path) -> dict[str, str]:
+    """The environment of a process that runs the code below a directory; what else is on the path stays on it, for a
+    workload of another distribution may be there."""
+    path = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
 class JournalTail:
     """Reads the server's journal as it grows. What it says is a claim: good for pacing, not for judging."""
 
@@ -124,7 +131,7 @@ class BuiltinTarget(PostmasterTarget):
         command += ["--die-with", str(os.getpid())]
         for name, value in self._options.items():
             command += ["-c", f"{name}={value}"]
-        environment = {**os.environ, "PYTHONPATH": str(self._code), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**environment_of(self._code), "PYTHONDONTWRITEBYTECODE": "1"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,

@@ -135,7 +135,7 @@ def test_a_server_process_loads_little_and_has_one_thread() -> None:
     program = (
         "import sys, os\n"
         "before = set(sys.modules)\n"
-        "import supervisor.__main__, workloads.bank\n"
+        "import supervisor.__main__, workloads.bank, workloads.append, workloads.tpcb, workloads.customers\n"
         "loaded = {m.split('.')[0] for m in set(sys.modules) - before}\n"
         "print(*sorted(m for m in loaded if m not in sys.stdlib_module_names))\n"
         "print(len(os.listdir('/proc/self/task')))\n"
