@@ -20,7 +20,7 @@ from typing import Any
 from chaos.aftermath import RECOVERY_DEADLINE_S, Aftermath, Starting
 from chaos.driver import CallError, ConnectError
 from chaos.drivers.driver import Driver
-from chaos.errors import CampaignError, DiskFull, Unobservable
+from chaos.errors import CampaignError, Corrupted, DiskFull, Unobservable
 from chaos.faults import Blow
 from chaos.plan import CampaignPlan, CyclePlan
 from chaos.resources import files_below, used_by
@@ -85,7 +85,7 @@ class Campaign:
     def run(self, first_cycle: int, more: Callable[[int], bool]) -> None:
         """Run cycles from `first_cycle` on while `more(cycle)` says so; each epoch on a fresh cluster.
 
-        Raises CampaignError, TargetError, RunDirectoryError, OSError, Unobservable. The server is the target's
+        Raises CampaignError, TargetError, RunDirectoryError, OSError, Unobservable, Corrupted. The server is the target's
         owner's to end, whatever happens.
         """
         cycle = first_cycle
@@ -121,7 +121,7 @@ class Campaign:
         self._target.wait_ready()
         try:
             # What is judged begins here: the first crash must not be able to take the tables away.
-            self._driver.set_up(WORKLOADS[name] for name in self._plan.workloads)
+            self._driver.set_up((WORKLOADS[name] for name in self._plan.workloads), self._plan.seed)
         except (CallError, ConnectError) as error:
             raise CampaignError(
                 f"epoch {epoch}: the workload's tables cannot be made: {error}; see {self._run.server_log}:\n"
@@ -137,6 +137,15 @@ class Campaign:
         if status != 0:
             raise CampaignError(
                 f"the server stopped with status {status} at the end of epoch {epoch}; see {self._run.server_log}"
+            )
+        found = self._target.check_files()
+        if found is None:
+            return
+        self._emit("files_checked", cycle=cycle, epoch=epoch, verification=found)
+        if found["corruptions"]:
+            raise Corrupted(
+                f"what epoch {epoch} left is corrupt in {len(found['corruptions'])} places, and is kept: see them with "
+                f"crashbed verify -D {self._target.data_directory}"
             )
 
     def _start(self) -> int:

@@ -74,9 +74,6 @@ def derive(seed: int, *what: object) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
-# Plans.
-
-
 class TimePlacement(msgspec.Struct, frozen=True, tag="time"):
     """So many milliseconds after the generation's first commit and the cycle's 20th acknowledgement."""
 
@@ -159,16 +156,17 @@ class CyclePlan(msgspec.Struct, frozen=True, omit_defaults=True):
 class CampaignPlan(msgspec.Struct, frozen=True):
     """The options that plans follow from; together with nothing else.
 
-    `faults` are names of `chaos.faults`, drawn by their weights. `points` are selectors for the cycles placed at points, one cycle in `point_one_in` (0 is never); left
-    empty, they are drawn from `BACKEND_POINTS`. `delay_ms` is the range of time placements. Without
-    `synchronous_commit` a commit does not wait for its flush, and the last ones may be lost. Raises PlanError.
+    `faults` are names of `chaos.faults`, drawn by their weights. `points` are selectors for the cycles placed at
+    points, one cycle in `point_one_in` (0 is never); left empty, they are drawn from `BACKEND_POINTS`. `delay_ms` is
+    the range of time placements. Without `synchronous_commit` a commit does not wait for its flush, and the last ones
+    may be lost. Raises PlanError.
     """
 
     seed: int
     workloads: tuple[str, ...] = ("bank",)
     backends: int = 8
     faults: tuple[str, ...] = DEFAULT
-    roles: tuple[str, ...] = ("backend", "checkpointer", "bgwriter", "walwriter")
+    roles: tuple[str, ...] = ("backend", "checkpointer", "bgwriter", "walwriter", "bgworker")
     points: tuple[str, ...] = ()
     point_one_in: int = POINT_ONE_IN
     delay_ms: tuple[float, float] = DELAY_MS
@@ -212,7 +210,9 @@ class CampaignPlan(msgspec.Struct, frozen=True):
             able = ", ".join(
                 fault.name for fault in FAULTS.values() if fault.at and fault.at.only is not Places.RECOVERY
             )
-            raise PlanError(f"none of {', '.join(self.faults)} can be placed at a point; these can: {able}")
+            raise PlanError(
+                f"a plan of {', '.join(self.faults)} alone has no use for --point; these strike at one: {able}"
+            )
 
     def cycle(self, cycle: int) -> CyclePlan:
         """The plan of a cycle, from the seed and its number alone."""

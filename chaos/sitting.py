@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chaos.oracles import internal_error, observable
+from chaos.oracles import internal_error, observable, storage
 from chaos.oracles.data import CycleCounts
 from chaos.oracles.data import judge_run as judge_data
 from chaos.oracles.evidence import Evidence
@@ -52,6 +52,7 @@ def judge_sitting(run: Sitting, window_ns: int, *, cut_short: bool, demanding: b
     data = judge_data(run, WORKLOADS, loss_window_ns=window_ns)
     observed = observable.judge(run.harness_records(), sum(1 for _ in run.observed_records()))
     refused = internal_error.judge(run.harness_records())
+    stored = storage.judge(run.harness_records())
     cycles = cycles_of(run.harness_records())
     if cut_short:
         # The one that was under way proves nothing and is no fault of anybody's.
@@ -60,7 +61,7 @@ def judge_sitting(run: Sitting, window_ns: int, *, cut_short: bool, demanding: b
     lives = reigns(evidence)
     return JudgedSitting(
         evidence=evidence,
-        data=[*(_expected(result, evidence) for result in data.results), observed, refused],
+        data=[*(_expected(result, evidence) for result in (*data.results, stored)), observed, refused],
         supervision=[oracle.judge(evidence) for oracle in SUPERVISION],
         ledger=data.ledger,
         cycles=cycles,

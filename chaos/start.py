@@ -24,14 +24,17 @@ from typing import Protocol
 
 import supervisor
 from chaos.campaign import LEAST_FREE_BYTES, Campaign, CycleResult
+from chaos.command.campaign import CommandCampaign, CommandResult
+from chaos.command.plan import MAIN, CommandPlan
 from chaos.defects import DEFECTS
 from chaos.errors import CampaignError, DiskFull, Unobservable
 from chaos.interruption import Interruption
 from chaos.order import Order, boot_id, resume_order, wait_for_server
 from chaos.orphans import adopt_orphans, reap_orphans
 from chaos.phases import end_of_whole_cycles
-from chaos.targets.builtin import CODE_ROOT
+from chaos.targets.builtin import CODE_ROOT, environment_of
 from chaos.targets.choice import TargetKind
+from chaos.targets.command import CommandTarget
 from chaos.targets.target import TargetError
 from chaos.tested import tested_server, tested_versions
 from chaos.verdict import ExitCode
@@ -58,7 +61,7 @@ class Viewer(Protocol):
 
     def say(self, text: str) -> None: ...
     def begin(self) -> None: ...
-    def cycle(self, result: CycleResult) -> None: ...
+    def cycle(self, result: CycleResult | CommandResult) -> None: ...
 
 
 def run_campaign(order: Order, out: Path, *, view: Viewer, keep: bool = False) -> Outcome:
@@ -178,7 +181,7 @@ def judge_in_a_process(run: RunDirectory, interruption: Interruption, *, interru
         str(os.getpid()),
         *(["--interrupted"] if interrupted else []),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT)}
+    environment = environment_of(CODE_ROOT)
     process = None
     try:
         with interruption.held():
@@ -205,28 +208,35 @@ def _campaign(
     code: Path | None,
     made: ExitStack,
     interruption: Interruption,
-    ended: Callable[[CycleResult], None],
-) -> Campaign:
+    ended: Callable[[CycleResult | CommandResult], None],
+) -> Campaign | CommandCampaign:
     """The campaign, ready to run; what it needs is taken down by `made`."""
-    server = tested_server(run, order, code)
-    made.callback(server.close)
+    plan = order.plan
 
     def started(pid: int) -> None:
         if isinstance(witness, KernelWitness):
             with interruption.held():
-                witness.follow(pid, "postmaster")
+                witness.follow(pid, MAIN if isinstance(plan, CommandPlan) else "postmaster")
 
-    campaign = Campaign(run, order.plan, server.target, server.points, server.driver, on_cycle=ended, on_start=started)
+    if isinstance(plan, CommandPlan):
+        command = CommandTarget(plan, log=run.server_log.absolute())
+        made.callback(command.close)
+        against = CommandCampaign(run, plan, command, on_cycle=ended, on_start=started)
+        made.callback(against.close)
+        return against
+    server = tested_server(run, order, plan, code)
+    made.callback(server.close)
+    campaign = Campaign(run, plan, server.target, server.points, server.driver, on_cycle=ended, on_start=started)
     made.callback(campaign.close)
     return campaign
 
 
 def _cycle_ended(
     view: Viewer, witness: KernelWitness | Unavailable, watch: Watch | None, interruption: Interruption
-) -> Callable[[CycleResult], None]:
+) -> Callable[[CycleResult | CommandResult], None]:
     """What is done when a cycle has ended."""
 
-    def ended(result: CycleResult) -> None:
+    def ended(result: CycleResult | CommandResult) -> None:
         view.cycle(result)
         if isinstance(witness, KernelWitness):
             # If this harness is killed, the account is whole up to here.

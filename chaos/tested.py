@@ -28,6 +28,8 @@ from workloads.registry import MODULES
 
 OTHER_CONNECTIONS: Final = 8
 """Of the harness's own, and those that a server reserves."""
+BACKGROUND_WORKER: Final = "supervisor.examples.heartbeat"
+"""Preloaded beside the workloads, so that a background worker is among the victims."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +53,18 @@ def tested_versions(choice: TargetChoice) -> dict[str, str]:
     """The version of what is to be tested, before it runs. Raises TargetError when there is none of it here."""
     if choice.kind is TargetKind.POSTGRES:
         return {"server": f"PostgreSQL {find_programs(_bindir(choice)).version}"}
-    return {"server": supervisor.SERVER_VERSION}
+    return {"server": supervisor.SERVER_VERSION} if choice.kind is TargetKind.BUILTIN else {}
 
 
-def tested_server(run: RunDirectory, order: Order, code: Path | None) -> TestedServer:
-    """The server of an order; `code` is a copy of the built-in one's, with a defect. Raises TargetError."""
-    return SERVERS[order.target.kind](run, order, code)
+def tested_server(run: RunDirectory, order: Order, plan: CampaignPlan, code: Path | None) -> TestedServer:
+    """The server of an order and its plan; `code` is a copy of the built-in one's, with a defect. Raises TargetError."""
+    return SERVERS[order.target.kind](run, order.target, plan, code)
 
 
-def _builtin(run: RunDirectory, order: Order, code: Path | None) -> TestedServer:
+def _builtin(run: RunDirectory, choice: TargetChoice, plan: CampaignPlan, code: Path | None) -> TestedServer:
     options = {
-        **_common_settings(order.plan),
-        "shared_preload_libraries": ",".join(MODULES[name] for name in order.plan.workloads),
+        **_common_settings(plan),
+        "shared_preload_libraries": ",".join((*(MODULES[name] for name in plan.workloads), BACKGROUND_WORKER)),
         "crashbed.run_name": run.path.name,
         "crashbed.history_directory": str(run.history.absolute()),
         "crashbed.points_map": str(run.points_map.absolute()),
@@ -76,17 +78,17 @@ def _builtin(run: RunDirectory, order: Order, code: Path | None) -> TestedServer
     return TestedServer(target, points, lambda history: Calls(target.conninfo, run.history, history))
 
 
-def _postgres(run: RunDirectory, order: Order, code: Path | None) -> TestedServer:
+def _postgres(run: RunDirectory, choice: TargetChoice, plan: CampaignPlan, code: Path | None) -> TestedServer:
     target = PostgresTarget(
         run.pgdata.absolute(),
-        programs=find_programs(_bindir(order.target)),
-        options={**_common_settings(order.plan), **order.target.settings},
+        programs=find_programs(_bindir(choice)),
+        options={**_common_settings(plan), **choice.settings},
         log=run.server_log.absolute(),
     )
     return TestedServer(target, None, lambda history: Clients(target.conninfo, run.history, history, CODE_ROOT))
 
 
-SERVERS: Final[Mapping[TargetKind, Callable[[RunDirectory, Order, Path | None], TestedServer]]] = {
+SERVERS: Final[Mapping[TargetKind, Callable[[RunDirectory, TargetChoice, CampaignPlan, Path | None], TestedServer]]] = {
     TargetKind.BUILTIN: _builtin,
     TargetKind.POSTGRES: _postgres,
 }

@@ -18,6 +18,7 @@ import msgspec
 from chaos.oracles.data import judge_latest
 from chaos.orphans import die_with
 from chaos.plan import loss_window_ns
+from chaos.targets.builtin import environment_of
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS
 
@@ -42,7 +43,7 @@ class Watch:
             [*COMMAND, str(run.path.absolute()), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(code_root)},
+            env=environment_of(code_root),
             # Ctrl-C is the harness's: this process ends with its input.
             start_new_session=True,
         )

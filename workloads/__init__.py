@@ -9,7 +9,9 @@ the others and nothing heavy: the standard library and msgspec, for all of it ma
     procedure   what `CALL` needs to know of a procedure
     history     the records of what was asked and told, written so that a SIGKILL loses none
     worker      the loop that performs requests and writes their history
-    calls       the procedure that runs a workload's requests
+    calls       the procedures that a workload offers: set up, run requests, observe
     bank        transfers between accounts
+    customers   people who order, with unique e-mails
     append      lists that transactions append to and read
+    tpcb        pgbench's tables and transaction
 """

@@ -44,10 +44,10 @@ from typing import Any, Final
 
 import msgspec
 
-from workloads.calls import load, require
-from workloads.procedure import Context, Procedure
+from workloads.calls import procedures, require
 from workloads.session import NO_DATA_FOUND, READ_COMMITTED, REPEATABLE_READ, Row, Session, WorkloadError
 from workloads.workload import (
+    EVERYTHING,
     ISOLATION,
     READ_KIND,
     ROLLBACK_KIND,
@@ -72,8 +72,6 @@ STEPS_MAX: Final = 4
 STEPS: Final = "steps"
 """The name among a request's values of its steps: [slot, element] appends, [slot, null] reads."""
 ROLLBACK_ONE_IN: Final = 16
-EVERYTHING: Final = -1
-"""The `after` that observes all operations: ids begin at 0."""
 
 _ELEMENT: Final = Struct(">Q")
 
@@ -313,30 +311,11 @@ OBSERVE_COLUMNS: Final = (
     ("elements", "bytea"),  # eight bytes each
 )
 
-
-def _of(session: Session) -> Append:
-    """The workload as it was set up here."""
-    row = session.get(APPEND, 1)
-    if row is None:
-        raise WorkloadError("no lists were set up here: CALL append_setup()", sqlstate=NO_DATA_FOUND)
-    return Append(row[1], row[2])
-
-
-def _run_setup(context: Context, *, slots: int, capacity: int) -> None:
-    Append(slots, capacity).setup(context.session)
-
-
-def _run_observe(context: Context, *, after: int) -> Iterator[Row]:
-    return _of(context.session).observe(context.session, after)
-
-
-PROCEDURES: Final = (
-    Procedure(
-        "append_setup",
-        (("slots", "integer", SLOTS_DEFAULT), ("capacity", "integer", CAPACITY_DEFAULT)),
-        (),
-        _run_setup,
-    ),
-    load(APPEND, _of, tells_reads=True),
-    Procedure("append_observe", (("after", "bigint", EVERYTHING),), OBSERVE_COLUMNS, _run_observe),
+WORKLOAD: Final = Append()
+PROCEDURES: Final = procedures(
+    APPEND,
+    Append,
+    (("slots", "integer", SLOTS_DEFAULT), ("capacity", "integer", CAPACITY_DEFAULT)),
+    OBSERVE_COLUMNS,
+    tells_reads=True,
 )

@@ -37,10 +37,10 @@ from typing import Any, Final
 
 import msgspec
 
-from workloads.calls import load, require
-from workloads.procedure import Context, Procedure
+from workloads.calls import procedures, require
 from workloads.session import NO_DATA_FOUND, Row, Session, WorkloadError
 from workloads.workload import (
+    EVERYTHING,
     ROLLBACK_KIND,
     Fate,
     Observation,
@@ -60,8 +60,6 @@ ACCOUNTS_MAX: Final = 100_000
 INITIAL_MAX: Final = 1_000_000_000_000
 AMOUNT_MAX: Final = 100
 ROLLBACK_ONE_IN: Final = 16
-EVERYTHING: Final = -1
-"""The `after` that observes all operations: ids begin at 0."""
 
 
 class BankObservation(msgspec.Struct, frozen=True):
@@ -287,30 +285,10 @@ OBSERVE_COLUMNS: Final = (
     ("value", "bigint"),  # the balance, or the amount
 )
 
-
-def _of(session: Session) -> Bank:
-    """The bank that was set up here. One row tells, so that a lost account changes nobody's requests."""
-    row = session.get(BANK, 1)
-    if row is None:
-        raise WorkloadError("no bank was set up here: CALL bank_setup()", sqlstate=NO_DATA_FOUND)
-    return Bank(row[1], row[2])
-
-
-def _run_setup(context: Context, *, accounts: int, initial: int) -> None:
-    Bank(accounts, initial).setup(context.session)
-
-
-def _run_observe(context: Context, *, after: int) -> Iterator[Row]:
-    return _of(context.session).observe(context.session, after)
-
-
-PROCEDURES: Final = (
-    Procedure(
-        "bank_setup",
-        (("accounts", "integer", ACCOUNTS_DEFAULT), ("initial", "bigint", INITIAL_DEFAULT)),
-        (),
-        _run_setup,
-    ),
-    load(BANK, _of),
-    Procedure("bank_observe", (("after", "bigint", EVERYTHING),), OBSERVE_COLUMNS, _run_observe),
+WORKLOAD: Final = Bank()
+PROCEDURES: Final = procedures(
+    BANK,
+    Bank,
+    (("accounts", "integer", ACCOUNTS_DEFAULT), ("initial", "bigint", INITIAL_DEFAULT)),
+    OBSERVE_COLUMNS,
 )

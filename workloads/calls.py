@@ -1,24 +1,58 @@
-"""What the procedure that runs a workload's requests does, whichever workload it is.
+"""The three procedures that a workload offers to `CALL`, whichever workload it is: set up, run requests, observe.
 
-Owns its parameters and their ranges, the history file of a call, and the form of its answer. A workload adds
-`load(...)` to its `PROCEDURES`, with the way in which it finds itself in a database that it was set up in.
+Owns their parameters and ranges, the history file of a call, and the form of its answer. A workload's `PROCEDURES`
+are what `procedures(...)` makes of it. What it was set up with is one row of the table that has its name, so that a
+call finds the same workload again, and a row lost elsewhere changes nobody's requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from workloads.history import HistoryWriter
-from workloads.procedure import REQUIRED, Context, Procedure
-from workloads.session import INVALID_PARAMETER_VALUE, Row, Session, WorkloadError
+from workloads.procedure import REQUIRED, Context, Parameter, Procedure
+from workloads.session import INVALID_PARAMETER_VALUE, NO_DATA_FOUND, Row, Session, WorkloadError
 from workloads.worker import Tally, run_requests, run_unrecorded
-from workloads.workload import OPERATIONS_PER_WORKER, WORKERS, Request, Workload
+from workloads.workload import EVERYTHING, OPERATIONS_PER_WORKER, WORKERS, Request, Workload
 
 READ_COLUMN: Final = "read"
 """The column of the answer that tells, as JSON, what the one request of a client outside has read."""
+
+
+def procedures(
+    name: str,
+    make: Callable[..., Workload],
+    settings: tuple[Parameter, ...],
+    observed: tuple[tuple[str, str], ...],
+    *,
+    tells_reads: bool = False,
+) -> tuple[Procedure, ...]:
+    """`name_setup(settings)`, `name(...)` as in `load`, and `name_observe(after)` with the columns `observed`.
+
+    `make` makes the workload of its settings, in the order of their names in `settings`, which is also that of the
+    columns behind the key of the row that `setup` leaves.
+    """
+
+    def of(session: Session) -> Workload:
+        row = session.get(name, 1)
+        if row is None:
+            raise WorkloadError(f"no {name} was set up here: CALL {name}_setup()", sqlstate=NO_DATA_FOUND)
+        return make(*row[1:])
+
+    def set_up(context: Context, **values: Any) -> None:
+        make(*(values[setting] for setting, _, _ in settings)).setup(context.session)
+
+    def observe(context: Context, *, after: int) -> Iterator[Row]:
+        return of(context.session).observe(context.session, after)
+
+    return (
+        Procedure(f"{name}_setup", settings, (), set_up),
+        load(name, of, tells_reads=tells_reads),
+        Procedure(f"{name}_observe", (("after", "bigint", EVERYTHING),), observed, observe),
+    )
 
 
 def load(name: str, of: Callable[[Session], Workload], *, tells_reads: bool = False) -> Procedure:

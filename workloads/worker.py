@@ -20,7 +20,7 @@ from workloads.session import (
     sqlstate_of,
     surely_aborted,
 )
-from workloads.workload import ISOLATION, ROLLBACK_KIND, Request
+from workloads.workload import ISOLATION, REFUSED, ROLLBACK_KIND, Request
 
 Perform = Callable[[Session, Request], Any]
 """`Workload.perform`."""
@@ -42,8 +42,8 @@ def run_requests(
 ) -> Tally:
     """Perform each request in a transaction of its own and record its invoke and its answer.
 
-    A request that ends in a retriable error (40001, 40P01, 55P03) or was to be rolled back has failed, and
-    the next one follows. Any other orderly error is recorded and raised: hiding it would hide a finding. An
+    A request that ends in a retriable error (40001, 40P01, 55P03) or the one it was made to end in (`REFUSED`), or was
+    to be rolled back, has failed, and the next one follows. Any other orderly error is recorded and raised: hiding it would hide a finding. An
     error without a SQLSTATE, and one that ends the session, is raised with nothing recorded: this process
     cannot say more than its silence does.
     """
@@ -73,7 +73,7 @@ def run_requests(
                 raise
             history.fail(request, sqlstate)
             failed += 1
-            if sqlstate not in RETRIABLE:
+            if sqlstate not in RETRIABLE and sqlstate != request.values.get(REFUSED):
                 raise
         else:
             history.ok(request, read)

@@ -36,6 +36,11 @@ READ_KIND: Final = "read"
 ISOLATION: Final = "isolation"
 """The name among a request's values of the level that its transaction begins with; without it the default's."""
 
+REFUSED: Final = "refused"
+"""The name among a request's values of the SQLSTATE that a healthy server refuses it with: the worker then goes on."""
+EVERYTHING: Final = -1
+"""The `after` that observes all operations: ids begin at 0."""
+
 WORKERS: Final = 1 << 12
 OPERATIONS_PER_WORKER: Final = 1 << 20
 

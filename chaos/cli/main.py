@@ -18,6 +18,7 @@ from chaos.cli.explain import explain
 from chaos.cli.faults import faults
 from chaos.cli.reload import reload
 from chaos.cli.run import replay, run_command
+from chaos.cli.verify import verify
 from chaos.defects.defect import StaleDefectError
 from chaos.errors import CampaignError, PlanError
 from chaos.targets.target import TargetError
@@ -25,6 +26,7 @@ from chaos.verdict import ExitCode
 from reports.rundir import RunDirectoryError
 from supervisor import VERSION
 from supervisor.errors import StartupError
+from workloads.registry import WorkloadUnavailable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -35,6 +37,7 @@ def crashbed() -> None:
     \b
     crashbed run                       20 kills of the built-in server, a verdict, a report
     crashbed run --kills 300           more of them
+    crashbed run plan.toml             any server of several processes: its supervision
     crashbed replay out/... --cycle 7  one cycle again
     crashbed explain out/...           how its first failure came about
     crashbed run --resume out/...      go on with a run that was cut off
@@ -57,6 +60,7 @@ for command in (
     init,
     serve,
     reload,
+    verify,
     waldump,
     controldata,
     points,
@@ -86,7 +90,7 @@ def run(arguments: list[str] | None = None) -> int:
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
         return ExitCode.HARNESS_ERROR
-    except (CampaignError, TargetError, RunDirectoryError, StaleDefectError) as error:
+    except (CampaignError, TargetError, RunDirectoryError, StaleDefectError, WorkloadUnavailable) as error:
         click.echo(f"crashbed: {error}", err=True)
         return ExitCode.HARNESS_ERROR
     except OSError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from chaos.cli.command import order_of
 from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
@@ -22,7 +23,7 @@ from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_
 from chaos.start import resume_campaign, run_campaign
 from chaos.targets.choice import TargetChoice, TargetKind
 from reports.rundir import RunDirectory
-from workloads.registry import WORKLOADS
+from workloads.registry import WORKLOADS, WorkloadUnavailable
 
 
 def _names(known: tuple[str, ...], what: str) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
@@ -34,6 +35,16 @@ def _names(known: tuple[str, ...], what: str) -> Callable[[click.Context, click.
         return names
 
     return check
+
+
+def _workloads(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    names = _names(tuple(WORKLOADS), "workload")(context, parameter, value)
+    try:
+        for name in names:
+            WORKLOADS[name]
+    except WorkloadUnavailable as unavailable:
+        raise click.BadParameter(str(unavailable)) from unavailable
+    return names
 
 
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -61,13 +72,14 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
 
 
 @click.command("run")
+@click.argument("plan_file", metavar="[PLAN.toml]", required=False, type=click.Path(path_type=Path))
 @click.option("--target", "target_kind", type=click.Choice([str(kind) for kind in TargetKind]), default="builtin",
-              show_default=True, help="What is crashed: the built-in server, or a real PostgreSQL.")  # fmt: skip
+              show_default=True, help="What is crashed: the built-in server, a real PostgreSQL, or a plan's command.")  # fmt: skip
 @click.option("--pg-bindir", type=click.Path(path_type=Path), metavar="DIR",
               help="Where PostgreSQL's programs are.  [default: PATH, the usual places, the wheel]")  # fmt: skip
 @click.option("--pg-set", "pg_settings", multiple=True, callback=_settings, metavar="NAME=VALUE",
               help="Start PostgreSQL with this setting. May be repeated.")  # fmt: skip
-@click.option("--workload", "workloads", default="bank", show_default=True, callback=_names(tuple(WORKLOADS), "workload"),
+@click.option("--workload", "workloads", default="bank", show_default=True, callback=_workloads,
               help="Workloads, separated by commas; each cycle runs one.")  # fmt: skip
 @click.option("--backends", default=8, show_default=True, help="Workers inside the server.")
 @click.option("--kills", type=click.IntRange(1), help="Stop after so many cycles.  [default: 20]")
@@ -97,6 +109,7 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
 @click.pass_context
 def run_command(
     context: click.Context,
+    plan_file: Path | None,
     target_kind: str,
     pg_bindir: Path | None,
     pg_settings: dict[str, str],
@@ -130,6 +143,7 @@ def run_command(
     crashbed run --synchronous-commit off     may lose the last commits, and nothing else
     crashbed run --seed 7 --kills 20          the same plan every time
     crashbed run --target postgres --workload bank,append
+    crashbed run plan.toml                    any server of several processes: its supervision alone
     crashbed run --resume out/20260101T120000Z-7
     crashbed run --resume out/20260101T120000Z-7 --kills 600
 
@@ -139,6 +153,10 @@ def run_command(
     """
     if resume is not None:
         return _resume(context, resume, kills, duration, keep=keep)
+    if plan_file is not None:
+        return _run(order_of(context, plan_file, kills=kills, duration_s=duration, seed=seed), out, keep=keep)
+    if target_kind == TargetKind.COMMAND:
+        raise click.UsageError("--target command needs a plan file: crashbed run PLAN.toml")
     if points and no_points:
         raise click.UsageError("--point and --no-points contradict each other: give one of them")
     target = TargetChoice(TargetKind(target_kind), str(pg_bindir.absolute()) if pg_bindir else None, pg_settings)

@@ -9,8 +9,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from chaos.driver import ConnectError, OutsideClient, connect, run_call, run_statement
 from chaos.load import Load, probe_request
+from chaos.people import setup_arguments
 from chaos.plan import CyclePlan
 from workloads.history import HistoryWriter
 from workloads.session import Row
@@ -28,10 +31,12 @@ class Calls:
         self._directory = history_directory
         self._history = history
 
-    def set_up(self, workloads: Iterable[Workload]) -> None:
+    def set_up(self, workloads: Iterable[Workload], seed: int) -> None:
         """See `Driver.set_up`."""
         for workload in workloads:
-            run_call(self._conninfo, f"{workload.name}_setup", {})
+            values = setup_arguments(workload.name, seed)
+            texts = {name: msgspec.json.encode(value).decode() for name, value in values.items()}
+            run_call(self._conninfo, f"{workload.name}_setup", texts)
         run_statement(self._conninfo, b"CHECKPOINT")
 
     def load(self, workload: Workload, plan: CyclePlan) -> Load:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from chaos.client import Answer, Done, Draw, Ended, Job, Opened, Order
 from chaos.driver import CallError, ConnectError, sqlstate_in
 from chaos.errors import CampaignError
 from chaos.load import POLL_S, Acknowledgements, outside_draws, probe_request
+from chaos.people import setup_arguments
 from chaos.plan import CyclePlan
 from chaos.sql_session import SqlSession, open_session
+from chaos.targets.builtin import environment_of
 from workloads.history import HistoryWriter
 from workloads.session import Row, sqlstate_of
 from workloads.worker import run_requests
@@ -49,14 +51,16 @@ class Clients:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**environment_of(code), "PYTHONDONTWRITEBYTECODE": "1"},
         )
 
-    def set_up(self, workloads: Iterable[Workload]) -> None:
+    def set_up(self, workloads: Iterable[Workload], seed: int) -> None:
         """See `Driver.set_up`."""
         with self._session() as session:
             for workload in workloads:
-                workload.setup(session)
+                # What comes from outside has names of the workload's own.
+                set_up: Callable[..., None] = workload.setup
+                set_up(session, **setup_arguments(workload.name, seed))
             session.checkpoint()
 
     def load(self, workload: Workload, plan: CyclePlan) -> ClientLoad:

@@ -53,8 +53,9 @@ class Load(Protocol):
 class Driver(Protocol):
     """One way to a server. Methods raise ConnectError and CallError (`chaos.driver`)."""
 
-    def set_up(self, workloads: Iterable[Workload]) -> None:
-        """Make the workloads' tables in an empty database, and a checkpoint: what is judged begins with them."""
+    def set_up(self, workloads: Iterable[Workload], seed: int) -> None:
+        """Make the workloads' tables in an empty database, and a checkpoint: what is judged begins with them. What a
+        set-up needs from outside follows from the seed (`chaos.people`)."""
         ...
 
     def load(self, workload: Workload, plan: CyclePlan) -> Load:

@@ -247,7 +247,7 @@ def wal_lines(trace: Trace | str, redo: Redo | None, t_ns: int) -> list[Line]:
         return [line(f"no record of the row, in {format_lsn(trace.begin_lsn)} to {format_lsn(trace.end_lsn)}")]
     lines = [
         line(
-            f"the row is inserted at {format_lsn(trace.row.lsn)} by transaction {trace.row.xid}{_where(trace.row, redo)}"
+            f"the row is written at {format_lsn(trace.row.lsn)} by transaction {trace.row.xid}{_where(trace.row, redo)}"
         )
     ]
     if trace.commit is None:

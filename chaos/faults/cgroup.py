@@ -1,6 +1,7 @@
 """A process without memory: a memory cgroup of its own with a limit of nothing, so that the kernel's OOM killer ends it.
 
-Owns the groups that it makes, which are gone when it is done, and the trial that says whether it works here. In the
+Owns the groups that it makes, which are gone when it is done (those of a harness that was killed, at the next use),
+and the trial that says whether it works here. In the
 older hierarchy (v1) a group is made beside the others of the memory controller; in the unified one (v2) below this
 process's own group, whose controller must be delegated.
 """
@@ -16,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from chaos.witness.tracefs import PREFIX, instance_name, owner_lives
 
 _MOUNTS: Final = Path("/proc/self/mounts")
 _LONGEST_S: Final = 2.0
@@ -60,20 +63,29 @@ def starved(pid: int) -> Iterator[tuple[Hierarchy, Path]]:
     hierarchy = find(_MOUNTS.read_text())
     if hierarchy is None:
         raise FileNotFoundError("no memory controller is mounted")
-    group = hierarchy.directory / f"crashbed-{os.getpid()}-{pid}"
+    sweep(hierarchy)
+    group = hierarchy.directory / f"{instance_name(os.getpid())}.{pid}"
     group.mkdir()
     try:
         home = _home(pid, hierarchy)
-        (group / "cgroup.procs").write_text(str(pid))
+        # The limit first: a group whose process has asked for a page already cannot be limited to nothing (EBUSY).
         (group / hierarchy.limit).write_text("0")
         try:
+            (group / "cgroup.procs").write_text(str(pid))
             yield hierarchy, group
         finally:
-            with suppress(OSError):  # it has ended, as it should
-                (group / hierarchy.limit).write_text(str(1 << 40))
+            with suppress(ProcessLookupError):  # it has ended, as it should
                 (home / "cgroup.procs").write_text(str(pid))
     finally:
         _remove(group)
+
+
+def sweep(hierarchy: Hierarchy) -> None:
+    """Remove the groups of harnesses that no longer live: each is named by its harness's pid and start time."""
+    for group in hierarchy.directory.glob(f"{PREFIX}*-*.*"):
+        if not owner_lives(group.name):
+            with suppress(OSError):  # its process lives a moment longer: it is tried again the next time
+                group.rmdir()
 
 
 def out_of_memory(pid: int) -> bool:

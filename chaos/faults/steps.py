@@ -16,6 +16,7 @@ from psycopg import pq
 from chaos.driver import Worker, connect
 from chaos.faults.cgroup import out_of_memory
 from chaos.faults.fault import BeginCheckpoint, Blow, Fault, OutOfMemory, Pause, Send, SilentClient, Whom
+from chaos.orphans import Wakener
 from chaos.plan import CyclePlan
 from chaos.targets.process import ServerProcess, child_pids, open_process
 from chaos.targets.target import Target
@@ -42,6 +43,7 @@ class Scene:
         self._victims: list[ServerProcess] | None = None
         self._bystanders: list[ServerProcess] = []
         self._checkpoint: Worker | None = None
+        self._wakeners: list[Wakener] = []
         self._silent: pq.abc.PGconn | None = None
         self.stopped: list[ServerProcess] = []
         """Whom a SIGSTOP hit, and nobody has continued or killed."""
@@ -75,6 +77,9 @@ class Scene:
         for process in self.stopped:
             process.signal(signal.SIGCONT)
         self.stopped.clear()
+        for wakener in self._wakeners:
+            wakener.close()
+        self._wakeners.clear()
 
     def close(self) -> None:
         """Leave nobody stopped, and let go of what was looked at."""
@@ -94,6 +99,8 @@ class Scene:
             self.adopted_before = frozenset(child_pids(os.getpid()))
         blows = []
         for process in processes:
+            if number == signal.SIGSTOP:
+                self._wakeners.append(Wakener(process.pid))
             t = time.monotonic_ns()
             blows.append(Blow(t, process.pid, process.role, int(number), process.signal(number), part))
             if number == signal.SIGSTOP:

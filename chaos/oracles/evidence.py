@@ -29,6 +29,8 @@ class ServerRecord(msgspec.Struct, frozen=True):
     """One record of events/server.jsonl; `pid` wrote it. Fields that its kind does not have are empty.
 
     `slot` 0 is no slot. `status` is a raw wait status. `event`, `before`, `after` are those of a step.
+    `data_directory` is that of a postmaster's start.
+    `worker` is the number of a background worker's registration; `name`, `start_time` and `restart_s` are its.
     """
 
     t: int
@@ -42,14 +44,31 @@ class ServerRecord(msgspec.Struct, frozen=True):
     status: int = 0
     sig: int = 0
     clean: bool = True
+    worker: int = 0
+    name: str = ""
+    start_time: str = ""
+    restart_s: int = 0
     event: Any = None
     before: Any = None
     after: Any = None
+    data_directory: str = ""
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """One process as the harness saw it in /proc: `state` is proc(5)'s letter, "Z" a zombie."""
+
+    pid: int
+    parent: int = 0
+    role: str = ""
+    state: str = ""
 
 
 class HarnessRecord(msgspec.Struct, frozen=True):
-    """One record of events/harness.jsonl. `inos` are the memories that `pid` was seen to map at `t`; `child` is a
-    server process that was seen to have a `role`, or to serve a `worker`."""
+    """One record of events/harness.jsonl. Fields that its kind does not have are empty.
+
+    `inos` are the memories that `pid` was seen to map at `t`. `child`, `role`, `sig`, `fault` and `outcome` are those of
+    a blow; `child` may also have been seen to have a `role`, or to serve a `worker`; `processes` are all of a command's that were there at `t`.
+    """
 
     t: int
     ev: str
@@ -59,6 +78,10 @@ class HarnessRecord(msgspec.Struct, frozen=True):
     child: int = 0
     role: str | None = None
     worker: int = 0
+    sig: int = 0
+    fault: str = ""
+    outcome: str = ""
+    processes: tuple[Seen, ...] = ()
 
 
 _R = TypeVar("_R", ServerRecord, HarnessRecord)

@@ -7,16 +7,14 @@ immediate end). Of a server without a journal only the second is judged. That th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from signal import SIGINT, SIGQUIT, SIGTERM
 
 from chaos.oracles.evidence import Evidence, ServerRecord
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import Child, Reign, lived, reigns, surely_alive, when
+from chaos.oracles.supervision import PENDING_NS, PROMPT_NS, Child, Reign, lived, reigns, surely_alive, when
 from chaos.witness.account import TICK_NS
 
 CORE_FLAG = 0x80
-PENDING_NS = 10_000_000_000
 
 
 class ExitStatus:
@@ -136,14 +134,4 @@ def _asked(reign: Reign, begin_ns: int, t_ns: int) -> bool:
     restarted = later is not None and later is not reign.startups[0]
     if restarted and reign.requests(t_ns, (SIGTERM, SIGINT)):
         return True
-    return any(_explains(record) for record in reign.journal if begin_ns <= record.t <= t_ns + 1_000_000_000)
-
-
-def _explains(record: ServerRecord) -> bool:
-    event = record.event if isinstance(record.event, Mapping) else {}
-    kind = event.get("type")
-    if kind in ("LockFileInvalid", "ForkFailed"):
-        return True
-    if kind == "PmSignal":
-        return event.get("kind") == "xlog_is_shutdown"
-    return kind == "ChildExited" and event.get("outcome") == "exit_3"
+    return reign.other_reason(begin_ns, t_ns + PROMPT_NS)

@@ -14,8 +14,7 @@ from itertools import pairwise
 
 from chaos.oracles.evidence import Evidence, HarnessRecord, ServerRecord
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import Child, Reign, lived, reigns, when
-from chaos.witness.account import surely_after
+from chaos.oracles.supervision import Child, Reign, lived, outlived, reigns, when
 
 BEFORE_STARTUP = frozenset({"unknown", "io_worker"})
 """Roles that may belong to a new generation although they were forked before its startup process."""
@@ -43,14 +42,10 @@ def _judge_restart(reign: Reign, old: Child, new: Child, tally: Tally) -> None:
     if not tally.whole(begin, fork):
         return
     before = [child for child in reign.children if child is not new and child.process.born < fork]
-    alive = [child for child in before if _outlived(child, fork)]
+    alive = [child for child in before if outlived(child, fork)]
     tally.trial(slack_ns=None if alive else fork - max(child.process.exit_t or 0 for child in before))
     for child in _of_the_old_generation(reign, before, alive, begin, fork):
         tally.fail(fork, f"{child} still lived when the new startup process was forked", lived(child), lived(new))
-
-
-def _outlived(child: Child, t_ns: int) -> bool:
-    return child.process.exit_t is None or surely_after(child.process.exit_t, t_ns)
 
 
 def _of_the_old_generation(
@@ -65,7 +60,7 @@ def _of_the_old_generation(
     moment = fork
     unsettled: list[Child] = []
     for child in reversed(before):
-        if _outlived(child, moment):
+        if outlived(child, moment):
             unsettled.append(child)
             moment = min(moment, child.process.born)
     if moment <= _last_crash(reign, begin, fork):
@@ -136,7 +131,7 @@ def _judge_reset(reign: Reign, restart: Child, memories: Sequence[ServerRecord],
         return
     for child in reign.children:
         process = child.process
-        if process.born < closed.t and (process.exit_t is None or surely_after(process.exit_t, closed.t)):
+        if process.born < closed.t and outlived(child, closed.t):
             tally.fail(
                 closed.t,
                 f"generation {old.gen} was closed while {child} still lived",

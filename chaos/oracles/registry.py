@@ -12,24 +12,32 @@ from typing import Final
 from chaos.faults import FAULTS, Consequence
 from chaos.faults.fault import BeginCheckpoint
 from chaos.oracles import wal_replay
+from chaos.oracles.background_workers import BackgroundWorkers
+from chaos.oracles.escalation import Escalation
 from chaos.oracles.exit_status import ExitStatus
 from chaos.oracles.fan_out import FanOut
 from chaos.oracles.interlock import Interlock
 from chaos.oracles.memory import Drained, Memory
 from chaos.oracles.oracle import Oracle
+from chaos.oracles.orphans import Orphans
 from chaos.oracles.reaping import Reaping
 from chaos.oracles.recovery_order import RecoveryOrder
+from chaos.oracles.shutdown import Shutdowns
 from chaos.oracles.slots import Slots
 from chaos.oracles.transitions import Transitions
 
 SUPERVISION: tuple[Oracle, ...] = (
     FanOut(),
+    Escalation(),
     Reaping(),
+    Orphans(),
     Slots(),
     Drained(),
     Memory(),
     RecoveryOrder(),
     ExitStatus(),
+    Shutdowns(),
+    BackgroundWorkers(),
     Transitions(),
     Interlock(),
 )
@@ -39,6 +47,7 @@ _OUTLIVED: Final = frozenset({Consequence.CRASH, Consequence.ESCALATION, Consequ
 
 FED_BY: Final[Mapping[str, frozenset[Consequence]]] = {
     FanOut.name: _OUTLIVED,
+    Escalation.name: _OUTLIVED,
     Drained.name: _OUTLIVED,
     wal_replay.NAME: _OUTLIVED | {Consequence.NEW_START},
     Interlock.name: frozenset({Consequence.NEW_START, Consequence.SHUTDOWN}),

@@ -56,5 +56,7 @@ def kind_of(target: str, versions: Mapping[str, str]) -> ServerKind:
             "wal_replay": f"{_NO_JOURNAL} what redo did",
             "slots": f"{_NO_JOURNAL} which child got which slot",
             "transitions": f"{_NO_JOURNAL} its state machine",
+            "background_workers": f"{_NO_JOURNAL} who registered which worker",
+            "storage": "only the built-in server's files are known here",
         },
     )

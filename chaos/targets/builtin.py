@@ -17,11 +17,18 @@ import msgspec
 
 import supervisor
 from chaos.targets.postmaster import PostmasterTarget
-from chaos.targets.target import RoleSeen
+from chaos.targets.target import CHECK_DEADLINE_S, RoleSeen, TargetError
 from chaos.witness.proc_maps import mapped_memories
 from supervisor.postmaster.initdb import initialise
 
 CODE_ROOT = Path(supervisor.__file__).parent.parent
+
+
+def environment_of(code: Path) -> dict[str, str]:
+    """The environment of a process that runs the code below a directory; what else is on the path stays on it, for a
+    workload of another distribution may be there."""
+    path = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 class JournalTail:
@@ -124,7 +131,7 @@ class BuiltinTarget(PostmasterTarget):
         command += ["--die-with", str(os.getpid())]
         for name, value in self._options.items():
             command += ["-c", f"{name}={value}"]
-        environment = {**os.environ, "PYTHONPATH": str(self._code), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**environment_of(self._code), "PYTHONDONTWRITEBYTECODE": "1"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -148,3 +155,23 @@ class BuiltinTarget(PostmasterTarget):
 
     def _look(self) -> None:
         self.journal.read()
+
+    def check_files(self) -> dict[str, Any]:
+        """Walk over the files in a process of its own (`chaos.targets.check_files`), with this harness's code."""
+        command = [sys.executable, "-m", "chaos.targets.check_files", str(self.data_directory)]
+        environment = {**os.environ, "PYTHONPATH": str(CODE_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            done = subprocess.run(
+                [*command, "--die-with", str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env=environment,
+                start_new_session=True,
+                timeout=CHECK_DEADLINE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise TargetError(f"the check of {self.data_directory} did not end in {CHECK_DEADLINE_S:g} s") from None
+        if done.returncode != 0:
+            raise TargetError(f"{self.data_directory} cannot be checked:\n{done.stderr.decode(errors='replace')}")
+        return msgspec.json.decode(done.stdout, type=dict[str, Any])

@@ -25,11 +25,12 @@ class TargetKind(StrEnum):
 
     BUILTIN = "builtin"
     POSTGRES = "postgres"
+    COMMAND = "command"
 
     @property
     def words(self) -> str:
         """What it is, for people."""
-        return {TargetKind.BUILTIN: "built-in server", TargetKind.POSTGRES: "PostgreSQL"}[self]
+        return {self.BUILTIN: "built-in server", self.POSTGRES: "PostgreSQL", self.COMMAND: "command"}[self]
 
 
 @dataclass(frozen=True, slots=True)

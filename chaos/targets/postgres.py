@@ -197,6 +197,9 @@ class PostgresTarget(PostmasterTarget):
             f"PostgreSQL does not run as root, and the user {self._user.name} cannot reach {what}: {remedy}"
         )
 
+    def check_files(self) -> None:
+        """None: only the built-in server's files are known here."""
+
     def _look(self) -> None:
         self._report.read()
         for pid, role in self._report.roles().items():

@@ -10,12 +10,13 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from chaos.targets.process import ServerProcess
 
 START_DEADLINE_S: Final = 30.0
 STOP_DEADLINE_S: Final = 30.0
+CHECK_DEADLINE_S: Final = 60.0
 
 
 class TargetError(Exception):
@@ -113,6 +114,11 @@ class Target(Protocol):
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int | None:
         """Shut down and wait; returns the exit status. Raises TargetError when it had to be killed."""
+        ...
+
+    def check_files(self) -> dict[str, Any] | None:
+        """What a check of the stopped server's files finds, as the storage oracle reads it; None of files that nobody
+        here can read. Raises TargetError."""
         ...
 
     def kill(self) -> None:

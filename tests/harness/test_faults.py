@@ -28,7 +28,7 @@ from tests.support.campaigns import Bed, bed
 
 pytestmark = pytest.mark.live
 
-CYCLES = 2
+CYCLES = 1
 SIGKILL_AFTER_NS = 5_000_000_000
 
 
@@ -160,3 +160,16 @@ def test_a_fault_does_what_it_says_and_a_sound_server_holds(place: Bed, name: st
         done(fault, one)
         followed(fault, one)
     assert place.left_behind(ended.pid) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_everything_there_is_in_one_campaign(place: Bed) -> None:
+    """Faults follow each other: what one leaves behind, the next one meets."""
+    running = place.start(
+        "run", "--out", str(place.out), "--kills", "100", "--fault", "all", "--workload", "bank,append", "--seed", "2"
+    )
+    ended = running.end(deadline_s=800)
+    assert ended.status == 0, ended
+    drawn = {record["fault"] for record in ended.directory.harness_records() if record["ev"] == "fault"}
+    assert len(drawn & set(FAULTS)) > 18

@@ -17,10 +17,10 @@ from chaos.oracles import isolation
 from chaos.oracles.ledger import Ledger, judge_observation
 from tests.support.bank_history import ORACLES, failing
 from tests.support.memory_session import Clock, Database, Killed, MemorySession, OrderlyError
-from workloads.append import EVERYTHING, Append
+from workloads.append import Append
 from workloads.history import HistoryWriter, parse_records, read_history
 from workloads.worker import run_requests
-from workloads.workload import operation_id
+from workloads.workload import EVERYTHING, operation_id
 
 LISTS = Append(slots=2, capacity=5)
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -20,10 +20,9 @@ from chaos.oracles.ledger import Ledger, judge_observation
 from tests.support.bank_history import ACCOUNTS, BANK, INITIAL, ORACLES, Asked, World, failing, judge
 from tests.support.memory_session import Clock, Database, Killed, MemorySession, OrderlyError
 from tests.support.second_checker import Findings, check
-from workloads.bank import EVERYTHING
 from workloads.history import HistoryWriter, parse_records, read_history
 from workloads.worker import run_requests
-from workloads.workload import Fate, Outcome, last_operation_of, operation_id
+from workloads.workload import EVERYTHING, Fate, Outcome, last_operation_of, operation_id
 
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -9,9 +9,9 @@ from typing import Any
 from chaos.oracles import atomicity, durability, invariant, resurrection
 from chaos.oracles.ledger import Count, Ledger, judge_observation
 from chaos.oracles.loss_window import LossWindow
-from workloads.bank import EVERYTHING, Bank
+from workloads.bank import Bank
 from workloads.history import read_history
-from workloads.workload import operation_id
+from workloads.workload import EVERYTHING, operation_id
 
 ACCOUNTS = 6
 INITIAL = 100

@@ -23,36 +23,32 @@ from chaos.oracles.loss_window import loss_window
 from chaos.oracles.wal_replay import Redo, recoveries
 from reports.rundir import RunDirectory
 from reports.verdict import OracleStatus
+from tests.support import calls
 from tests.support.bank_history import BANK, World
+from tests.support.calls import Context
 from tests.support.list_history import parse
 from tests.support.memory_session import Clock, Database, MemorySession, OrderlyError
-from workloads.append import EVERYTHING, OBSERVE_COLUMNS, PROCEDURES, STEPS, Append, element_of, writer_of
+from workloads.append import OBSERVE_COLUMNS, PROCEDURES, STEPS, Append, element_of, writer_of
 from workloads.history import History, HistoryWriter, parse_records, read_history
-from workloads.procedure import REQUIRED
 from workloads.session import READ_COMMITTED, REPEATABLE_READ, WorkloadError
 from workloads.worker import run_requests
-from workloads.workload import ISOLATION, READ_KIND, ROLLBACK_KIND, Fate, Operation, Outcome, Request, operation_id
+from workloads.workload import (
+    EVERYTHING,
+    ISOLATION,
+    READ_KIND,
+    ROLLBACK_KIND,
+    Fate,
+    Operation,
+    Outcome,
+    Request,
+    operation_id,
+)
 
 LISTS = Append(slots=3, capacity=4)
-CALLS = {procedure.name: procedure for procedure in PROCEDURES}
-
-
-class Context:
-    """What a backend gives a procedure."""
-
-    def __init__(self, session: MemorySession, history_directory: Path | None = None) -> None:
-        self.session = session
-        self.host = Clock(session.database)
-        self.history_directory = str(history_directory) if history_directory else None
-        self.pid = 4711
 
 
 def call(context: Context, name: str, **values: Any) -> list[tuple[Any, ...]]:
-    """CALL with the defaults filled in, as the server does."""
-    procedure = CALLS[name]
-    filled = {parameter: values.get(parameter, default) for parameter, _, default in procedure.parameters}
-    assert REQUIRED not in filled.values()
-    return list(procedure.run(context, **filled) or ())
+    return calls.call(PROCEDURES, context, name, **values)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 # Lowest first. A module belongs to the longest prefix that names it; it may import its own layer and below.
 SUPERVISOR_LAYERS: tuple[tuple[str, ...], ...] = (
     ("supervisor.roles", "supervisor.errors", "supervisor.points", "supervisor.host", "supervisor.config"),
+    ("supervisor.background_worker",),
     ("supervisor.log",),
     ("supervisor.config_file",),
     ("supervisor.shmem",),
@@ -32,9 +33,11 @@ SUPERVISOR_LAYERS: tuple[tuple[str, ...], ...] = (
     ("supervisor.engine.recovery.checkpoint", "supervisor.engine.recovery.leftovers"),
     ("supervisor.engine.engine",),
     ("supervisor.engine.recovery",),
+    ("supervisor.engine.verify",),
     ("supervisor.session",),
     ("supervisor.sql", "supervisor.wire"),
     ("supervisor.processes",),
+    ("supervisor.examples",),
     ("supervisor.postmaster",),
     ("supervisor.__main__",),
 )
@@ -132,7 +135,7 @@ def test_a_server_process_loads_little_and_has_one_thread() -> None:
     program = (
         "import sys, os\n"
         "before = set(sys.modules)\n"
-        "import supervisor.__main__, workloads.bank\n"
+        "import supervisor.__main__, workloads.bank, workloads.append, workloads.tpcb, workloads.customers\n"
         "loaded = {m.split('.')[0] for m in set(sys.modules) - before}\n"
         "print(*sorted(m for m in loaded if m not in sys.stdlib_module_names))\n"
         "print(len(os.listdir('/proc/self/task')))\n"

@@ -7,7 +7,6 @@ told as acknowledged when the procedure swallowed its error, an invariant that a
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,39 +14,21 @@ from typing import Any
 
 import pytest
 
+from tests.support import calls
+from tests.support.calls import Context, operations_of
 from tests.support.memory_session import Clock, Database, MemorySession, OrderlyError
 from workloads import bank as bank_module
-from workloads.bank import EVERYTHING, OBSERVE_COLUMNS, PROCEDURES, TRANSFER_KIND, Bank
-from workloads.history import HistoryWriter, parse_records, read_history
-from workloads.procedure import REQUIRED
+from workloads.bank import OBSERVE_COLUMNS, PROCEDURES, TRANSFER_KIND, Bank
+from workloads.history import HistoryWriter
 from workloads.session import WorkloadError, ends_session, sqlstate_of, surely_aborted
 from workloads.worker import record_answer
-from workloads.workload import ROLLBACK_KIND, Fate, Operation, Outcome, Request, Rule, operation_id
+from workloads.workload import EVERYTHING, ROLLBACK_KIND, Fate, Operation, Outcome, Request, Rule, operation_id
 
 BANK = Bank(10, 1000)
-CALLS = {procedure.name: procedure for procedure in PROCEDURES}
-
-
-class Host(Clock):
-    random = random.Random(0)
-
-
-class Context:
-    """What a backend gives a procedure."""
-
-    def __init__(self, session: MemorySession, history_directory: Path | None) -> None:
-        self.session = session
-        self.host = Host(session.database)
-        self.history_directory = str(history_directory) if history_directory else None
-        self.pid = 4711
 
 
 def call(context: Context, name: str, **values: Any) -> list[tuple[Any, ...]]:
-    """CALL with the defaults filled in, as the server does."""
-    procedure = CALLS[name]
-    filled = {parameter: values.get(parameter, default) for parameter, _, default in procedure.parameters}
-    assert REQUIRED not in filled.values()
-    return list(procedure.run(context, **filled) or ())
+    return calls.call(PROCEDURES, context, name, **values)
 
 
 @pytest.fixture
@@ -55,13 +36,6 @@ def database() -> Database:
     database = Database()
     BANK.setup(MemorySession(database))
     return database
-
-
-def operations_of(directory: Path) -> dict[int, Operation]:
-    files = [parse_records(path.read_bytes())[0] for path in sorted(directory.iterdir())]
-    history = read_history(files)
-    assert history.contradictions == ()
-    return dict(history.operations)
 
 
 def observe(database: Database, after: int = EVERYTHING, previous: dict[str, Any] | None = None) -> dict[str, Any]:

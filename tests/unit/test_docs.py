@@ -20,7 +20,7 @@ import pytest
 
 from chaos.cli.main import crashbed
 from chaos.faults import FAULTS
-from chaos.oracles import internal_error, isolation, observable, wal_replay
+from chaos.oracles import internal_error, isolation, observable, storage, wal_replay
 from chaos.oracles.data import OF_LEDGER
 from chaos.oracles.registry import SUPERVISION
 from chaos.selector import parse_selector
@@ -224,6 +224,7 @@ def test_the_readme_has_every_rule() -> None:
         isolation.TITLE,
         observable.TITLE,
         internal_error.TITLE,
+        storage.TITLE,
         *(oracle.title for oracle in SUPERVISION),
     )
     assert set(others) - told == set()

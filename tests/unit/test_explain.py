@@ -23,7 +23,7 @@ from reports.records import RecordWriter
 from reports.rundir import RunDirectory
 from reports.verdict import Recovery
 from supervisor.engine.access.heap import INSERT, HeapInfo
-from supervisor.engine.access.tuple import HEADER
+from supervisor.engine.access.tuple import HEADER, Column, RowCodec
 from supervisor.engine.transam.clog import TransactionInfo
 from supervisor.engine.wal.record import BlockRef, WalRecord
 from supervisor.engine.wal.rmgr import Rmgr
@@ -138,13 +138,20 @@ def test_an_oracles_evidence_stands_where_it_happened() -> None:
 ASKED = Operation(16, 3, "transfer", {"source": 95, "target": 62, "amount": 18}, Outcome.OK, 42, 100, 200)
 
 
+TRANSFER = RowCodec(
+    "bank_transfer", [Column(name, "bigint") for name in ("op", "worker", "source", "target", "amount")], 0
+)
+
+
 def wal_record(lsn: int, rmgr: Rmgr, info: int, xid: int, data: bytes = b"", incarnation: int = 1) -> WalRecord:
     blocks = (BlockRef(20, 0, None, data),) if data else ()
     return WalRecord(lsn, lsn + 64, lsn - 64, xid, rmgr, info, bytes(8), blocks, incarnation)
 
 
 def inserted(lsn: int, xid: int, operation: Operation) -> WalRecord:
-    version = INSERT.pack(4) + HEADER.pack(xid, 0, 0, 0, 0) + ROWS["bank"](operation)
+    values = operation.values
+    row = (operation.operation, operation.worker, values["source"], values["target"], values["amount"])
+    version = INSERT.pack(4) + HEADER.pack(xid, 0, 0, 0, 0) + TRANSFER.encode(row)
     return wal_record(lsn, Rmgr.HEAP, HeapInfo.INSERT, xid, version)
 
 

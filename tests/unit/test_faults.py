@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,6 +110,10 @@ def test_a_process_without_memory_is_killed_and_nothing_is_left(tmp_path: Path) 
         hierarchy = cgroup.find(Path("/proc/self/mounts").read_text())
         assert hierarchy is not None
         assert list(hierarchy.directory.glob(f"crashbed-{os.getpid()}-*")) == []
+        left = hierarchy.directory / "crashbed-1-1.1"
+        left.mkdir()
+        cgroup.sweep(hierarchy)
+        assert not left.exists(), "no process 1 was started in the first moment of the machine's life"
         assert not cgroup.out_of_memory(victim.pid), "it is gone"
     finally:
         victim.kill()
@@ -129,6 +134,12 @@ class FakeProcess:
         return True
 
     def close(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_really_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pids of these processes are made up: nothing may be waiting to signal them."""
+    monkeypatch.setattr("chaos.faults.steps.Wakener", lambda pid: SimpleNamespace(close=lambda: None))
 
 
 class FakeServer:

@@ -24,7 +24,7 @@ from chaos.oracles.transitions import Transitions
 from chaos.witness.account import Account
 from chaos.witness.records import Exit, Fork, Name, Signal, Wait
 from reports.verdict import OracleStatus
-from tests.unit.test_oracles_supervision import (
+from tests.support.kernel_story import (
     BGWRITER,
     CHECKPOINTER,
     HARNESS,

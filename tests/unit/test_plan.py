@@ -45,7 +45,7 @@ def plans(campaign: CampaignPlan, number: int = 300) -> list[CyclePlan]:
 def test_the_plan_of_a_seed_is_pinned() -> None:
     """A change here makes every reproducing command of an older run a lie: say so in the changelog."""
     digest = blake2b(b"".join(encode(plan) for plan in plans(PLAN)), digest_size=8).hexdigest()
-    assert digest == "832289d7b7ae9642"
+    assert digest == "7b9013ef67751b9b"
 
 
 def test_a_cycles_plan_needs_no_other_cycle() -> None:

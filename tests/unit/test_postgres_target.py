@@ -174,4 +174,4 @@ def test_what_a_server_is_held_to_follows_from_its_version() -> None:
     old, new = (kind_of("postgres", {"server": f"PostgreSQL {version}"}) for version in ("17.4", "18.1"))
     assert (old.journal, old.newest_first) == (False, False)
     assert (new.journal, new.newest_first) == (False, True)
-    assert set(old.not_judged) == {"wal_replay", "slots", "transitions"}
+    assert set(old.not_judged) == {"wal_replay", "slots", "transitions", "background_workers", "storage"}
