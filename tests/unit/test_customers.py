@@ -77,7 +77,7 @@ def test_observations_continue_each_other(database: Database, tmp_path: Path) ->
         assert min(row[0] for row in previous["log"]) >= operation_id(cycle, 0, 0)
         assert min(row[0] for row in previous["orders"] if row[0] >= 0) >= operation_id(cycle, 0, 0)
     assert CUSTOMERS.invariant(observe(database)) == []
-    with pytest.raises(ValueError, match="continues none"):
+    with pytest.raises(ValueError, match="continues another"):
         observe(database, 5)
 
 
