@@ -81,14 +81,15 @@ def test_the_command_that_reproduces_a_run_names_the_server_and_its_settings(pla
     assert "power loss" in {left.what for left in done.directory.read_verdict().not_judged}
 
 
-def test_a_killed_harness_leaves_no_server(place: Bed, programs: Programs) -> None:
+def test_a_killed_harness_leaves_no_server_and_no_workers(place: Bed, programs: Programs) -> None:
     running = place.start(
         "run", "--out", str(place.out), "--target", "postgres", "--pg-bindir", str(programs.bindir), "--kills", "50"
     )
     wait_until("the first cycle", lambda: "\n    0 " in running.output, deadline_s=60)
-    servers = [child for child in children_of(running.process.pid) if child.role == "postgres"]
-    (postmaster,) = [server.pid for server in servers]
-    family = [postmaster, *(child.pid for child in children_of(postmaster))]
+    started = children_of(running.process.pid)
+    (postmaster,) = [child.pid for child in started if child.role == "postgres"]
+    family = {child.pid for child in (*started, *children_of(postmaster))}
+    assert len(family) > len(started) > 1
     running.signal(signal.SIGKILL)
     running.process.wait()
     wait_until("the server's end", lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), deadline_s=20)
