@@ -17,16 +17,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from chaos.driver import CallError, ConnectError, OutsideClient, connect, run_call, run_statement
-from chaos.errors import CampaignError, DiskFull, Unobservable
+from chaos.aftermath import RECOVERY_DEADLINE_S, Aftermath, Starting
+from chaos.driver import CallError, ConnectError
+from chaos.drivers.driver import Driver
+from chaos.errors import CampaignError, Corrupted, DiskFull, Unobservable
 from chaos.faults import Blow
-from chaos.load import Load, probe_request
-from chaos.people import setup_arguments
 from chaos.plan import CampaignPlan, CyclePlan
 from chaos.resources import files_below, used_by
 from chaos.strike import Strike
-from chaos.targets.target import Target, TargetError
-from chaos.witness.proc_maps import mapped_memories
+from chaos.targets.target import Target
 from reports.records import RecordWriter
 from reports.rundir import RunDirectory
 from supervisor.points import PointMap
@@ -34,10 +33,6 @@ from workloads.history import HistoryWriter
 from workloads.registry import WORKLOADS
 from workloads.workload import Observation, Workload, last_operation_of
 
-LOAD_DEADLINE_S = 30.0
-RECOVERY_DEADLINE_S = 30.0
-STARTUP_KILLED = 1
-"""With what a postmaster exits whose startup process was killed (specification 2.3)."""
 DISK_FULL = "53100"
 LEAST_FREE_BYTES = 4 * 1024**2
 """With less space left than this, a server that cannot go on is taken to have met a full disk."""
@@ -56,14 +51,19 @@ class CycleResult:
 
 
 class Campaign:
-    """One campaign over one target, written into one run directory."""
+    """One campaign over one target, written into one run directory.
+
+    `driver` makes the driver, which records what it asks for itself in the campaign's history; `points` is None for a
+    target that has none.
+    """
 
     def __init__(
         self,
         run: RunDirectory,
         plan: CampaignPlan,
         target: Target,
-        points: PointMap,
+        points: PointMap | None,
+        driver: Callable[[HistoryWriter], Driver],
         *,
         on_cycle: Callable[[CycleResult], None],
         on_start: Callable[[int], None],
@@ -77,6 +77,7 @@ class Campaign:
         self._events: RecordWriter = run.harness_writer()
         self._observed: RecordWriter = run.observed_writer()
         self._history = HistoryWriter(str(run.history), os.getpid(), time.monotonic_ns)
+        self._driver = driver(self._history)
         self._template = run.template
         # Per workload: the last observation of this epoch, which the next one continues.
         self._previous: dict[str, tuple[int, Observation]] = {}
@@ -84,7 +85,7 @@ class Campaign:
     def run(self, first_cycle: int, more: Callable[[int], bool]) -> None:
         """Run cycles from `first_cycle` on while `more(cycle)` says so; each epoch on a fresh cluster.
 
-        Raises CampaignError, TargetError, RunDirectoryError, OSError, Unobservable. The server is the target's
+        Raises CampaignError, TargetError, RunDirectoryError, OSError, Unobservable, Corrupted. The server is the target's
         owner's to end, whatever happens.
         """
         cycle = first_cycle
@@ -98,7 +99,8 @@ class Campaign:
             self._end_epoch(epoch, cycle - 1)
 
     def close(self) -> None:
-        """Close the files that were written."""
+        """Let go of the driver and close the files that were written."""
+        self._driver.close()
         self._history.close()
         self._observed.close()
         self._events.close()
@@ -113,13 +115,13 @@ class Campaign:
             self._target.make_data_directory(self._template)
         shutil.rmtree(data, ignore_errors=True)
         shutil.copytree(self._template, data)
-        self._points.disarm_all()
+        if self._points is not None:
+            self._points.disarm_all()
         self._start()
+        self._target.wait_ready()
         try:
-            for name in self._plan.workloads:
-                run_call(self._target.conninfo, f"{name}_setup", setup_arguments(name, self._plan.seed))
             # What is judged begins here: the first crash must not be able to take the tables away.
-            run_statement(self._target.conninfo, b"CHECKPOINT")
+            self._driver.set_up((WORKLOADS[name] for name in self._plan.workloads), self._plan.seed)
         except (CallError, ConnectError) as error:
             raise CampaignError(
                 f"epoch {epoch}: the workload's tables cannot be made: {error}; see {self._run.server_log}:\n"
@@ -130,17 +132,27 @@ class Campaign:
         for name in self._plan.workloads:
             self._observe(WORKLOADS[name], cycle, everything=True)
         status = self._target.stop()
+        self._note_roles()
         self._emit("epoch_end", epoch=epoch, exit=status)
         if status != 0:
             raise CampaignError(
                 f"the server stopped with status {status} at the end of epoch {epoch}; see {self._run.server_log}"
             )
+        found = self._target.check_files()
+        if found is None:
+            return
+        self._emit("files_checked", cycle=cycle, epoch=epoch, verification=found)
+        if found["corruptions"]:
+            raise Corrupted(
+                f"what epoch {epoch} left is corrupt in {len(found['corruptions'])} places, and is kept: see them with "
+                f"crashbed verify -D {self._target.data_directory}"
+            )
 
-    def _start(self) -> None:
+    def _start(self) -> int:
         pid = self._target.start()
         self._on_start(pid)
         self._emit("postmaster", child=pid)
-        self._target.wait_ready()
+        return pid
 
     # -- one cycle
 
@@ -151,28 +163,30 @@ class Campaign:
         self._emit("cycle_begin", cycle=plan.cycle, epoch=plan.epoch, plan=plan)
         strike = Strike(plan, self._target, self._points)
         strike.prepare()
-        load = Load(self._target.conninfo, workload, plan, self._run.history, self._history)
+        load = self._driver.load(workload, plan)
         try:
+            for worker, backend in load.backends():
+                self._emit("served", cycle=plan.cycle, worker=worker, child=backend)
             strike.fall(load)
             if load.refusal and not strike.fired:
                 raise CampaignError(
                     f"cycle {plan.cycle}: a worker could not connect: {load.refusal}; see {self._run.server_log}"
                 )
             self._tell("trigger", strike.trigger, plan)
-            result.acknowledged = load.acknowledged()
-            if strike.begun_ns is not None:
-                self._recover(plan, generation, load, strike, result)
-            else:
-                self._let_finish(load, result)
-                strike.disarm()
+            starting = Starting(self._start, lambda why: self._unobservable(plan.cycle, plan.workload, why))
+            aftermath = Aftermath(plan, self._target, strike, load, starting, self._emit)
+            recovered = aftermath.settle(generation)
         finally:
             load.close()
+            strike.close()
         self._tell(plan.fault, strike.blows, plan)
+        result.acknowledged, result.notes = aftermath.acknowledged, aftermath.notes
         result.blows = [*strike.trigger, *strike.blows]
-        if strike.begun_ns is not None:
+        if recovered and strike.begun_ns is not None:
             self._emit("ready", t=self._target.ready_ns, cycle=plan.cycle,
                        gen=self._target.ready_generation)  # fmt: skip
             result.ready_ms = (self._target.ready_ns - strike.begun_ns) / 1e6
+        if strike.decisive and strike.begun_ns is not None:
             self._first_commit(plan, workload, strike.begun_ns, result)
         if not any(blow.landed for blow in strike.blows):
             result.notes.append("the fault missed")
@@ -180,94 +194,26 @@ class Campaign:
         self._look_at_processes(plan.cycle)
         for worker, sqlstate, message in load.refusals():
             self._emit("refused", cycle=plan.cycle, worker=worker, sqlstate=sqlstate, message=message)
-        result.notes += load.complaints()
+        result.notes += dict.fromkeys(load.complaints())
         self._emit("cycle_end", cycle=plan.cycle, acknowledged=result.acknowledged, notes=result.notes)
         self._on_cycle(result)
 
     def _tell(self, fault: str, blows: Sequence[Blow], plan: CyclePlan) -> None:
         for blow in blows:
+            exits = {} if blow.code is None else {"code": blow.code}
             self._emit("fault", t=blow.t, cycle=plan.cycle, fault=fault, child=blow.pid, role=blow.role,
-                       sig=blow.signal, outcome="landed" if blow.landed else "missed")  # fmt: skip
-
-    def _recover(self, plan: CyclePlan, generation: int, load: Load, strike: Strike, result: CycleResult) -> None:
-        """Wait until every connection has ended and a later generation serves."""
-        deadline = time.monotonic() + RECOVERY_DEADLINE_S
-        while not load.over():
-            if time.monotonic() >= deadline:
-                raise CampaignError(
-                    f"cycle {plan.cycle}: connections outlive the crash by {RECOVERY_DEADLINE_S:g} s; "
-                    f"see {self._run.server_log}"
-                )
-            load.wait()
-            strike.look()
-        result.acknowledged = load.acknowledged()
-
-        def serves() -> bool:
-            strike.look()
-            return self._target.ready_generation > generation
-
-        try:
-            self._target.wait_until(
-                serves, f"no generation after {generation} became ready", deadline_s=RECOVERY_DEADLINE_S
-            )
-            strike.disarm()
-        except TargetError:
-            status = self._target.exited()
-            if status is None:
-                raise
-            strike.disarm()
-            self._start_again(plan, status, strike, result)
-
-    def _start_again(self, plan: CyclePlan, status: int, strike: Strike, result: CycleResult) -> None:
-        """The postmaster has ended: as it must when its startup process was killed, or of its own accord.
-
-        Either way a new one must be able to recover. Raises Unobservable when it is not.
-        """
-        self._emit("postmaster_exit", cycle=plan.cycle, status=status)
-        expected = status == STARTUP_KILLED and any(blow.role == "startup" and blow.landed for blow in strike.blows)
-        why = ", as it must" if expected else " instead of recovering"
-        result.notes.append(f"the postmaster exited with status {status}{why}; started again")
-        try:
-            self._start()
-        except TargetError as error:
-            if self._target.exited() is None:
-                raise
-            raise self._unobservable(
-                plan.cycle, plan.workload, f"the server cannot be started again: {error}"
-            ) from error
-
-    def _let_finish(self, load: Load, result: CycleResult) -> None:
-        """The fault missed: let the load come to its end, so that the observation finds nobody writing."""
-        deadline = time.monotonic() + LOAD_DEADLINE_S
-        while not load.over():
-            if time.monotonic() >= deadline:
-                raise CampaignError(
-                    f"cycle {result.plan.cycle}: the load did not end within {LOAD_DEADLINE_S:g} s; "
-                    f"see {self._run.server_log}"
-                )
-            load.wait()
-        result.acknowledged = load.acknowledged()
+                       sig=blow.signal, part=blow.part, outcome="landed" if blow.landed else "missed",
+                       **exits)  # fmt: skip
 
     def _first_commit(self, plan: CyclePlan, workload: Workload, struck_ns: int, result: CycleResult) -> None:
         """Commit one operation: the sign of life that the time to recover ends with."""
-        deadline = time.monotonic() + RECOVERY_DEADLINE_S
-        while True:
-            try:
-                connection = connect(self._target.conninfo)
-                break
-            except ConnectError as error:
-                # Ready was the server's word; a connection refused now is part of the time to recover.
-                if error.sqlstate != "57P03" or time.monotonic() >= deadline:
-                    raise CampaignError(f"cycle {plan.cycle}: the recovered server refuses: {error}") from error
-        client = OutsideClient(connection, workload.name, [probe_request(workload, plan)], self._history)
         try:
-            while not client.done:
-                client.read()
-                if time.monotonic() >= deadline:
-                    raise CampaignError(f"cycle {plan.cycle}: the first commit after recovery did not come")
-        finally:
-            client.close()
-        if client.acknowledged:
+            acknowledged = self._driver.commit_one(workload, plan, deadline_s=RECOVERY_DEADLINE_S)
+        except ConnectError as error:
+            raise CampaignError(f"cycle {plan.cycle}: the recovered server refuses: {error}") from error
+        if acknowledged is None:
+            raise CampaignError(f"cycle {plan.cycle}: the first commit after recovery did not come")
+        if acknowledged:
             now = time.monotonic_ns()
             result.first_commit_ms = (now - struck_ns) / 1e6
             self._emit("first_commit", t=now, cycle=plan.cycle)
@@ -278,13 +224,12 @@ class Campaign:
         previous = None if everything else self._previous.get(workload.name)
         after = -1 if previous is None else last_operation_of(previous[0])
         try:
-            rows = run_call(self._target.conninfo, f"{workload.name}_observe", {"after": after})
+            rows = self._driver.observe(workload, after)
         except ConnectError as error:
             raise CampaignError(f"cycle {cycle}: the recovered server refuses: {error}") from error
         except CallError as error:
             raise self._unobservable(cycle, workload.name, str(error), error.sqlstate) from error
-        typed = [tuple(_value(value) for value in row) for row in rows]
-        observation = workload.observation(typed, after, None if previous is None else previous[1])
+        observation = workload.observation(rows, after, None if previous is None else previous[1])
         self._observed.append(
             {"t": time.monotonic_ns(), "cycle": cycle, "workload": workload.name, "everything": everything,
              "observation": observation}
@@ -302,13 +247,12 @@ class Campaign:
     def _look_at_processes(self, cycle: int) -> None:
         """Which generations each server process maps and what it uses, the postmaster included."""
         processes = self._target.processes()
+        self._note_roles()
         try:
             for pid, role in [(self._target.pid, "postmaster"), *((p.pid, p.role) for p in processes)]:
-                maps = mapped_memories(pid)
-                if maps is not None:
-                    self._emit(
-                        "memory_maps", cycle=cycle, pid=pid, role=role, inos=sorted(memory.inode for memory in maps)
-                    )
+                memories = self._target.memories(pid)
+                if memories is not None:
+                    self._emit("memory_maps", cycle=cycle, pid=pid, role=role, inos=sorted(memories))
                 used = used_by(pid)
                 if used is not None:
                     self._emit("used", cycle=cycle, pid=pid, role=role, **asdict(used))
@@ -317,13 +261,10 @@ class Campaign:
             for process in processes:
                 process.close()
 
+    def _note_roles(self) -> None:
+        for seen in self._target.roles():
+            self._emit("role", t=seen.t, child=seen.pid, role=seen.role, source=seen.source)
+
     def _emit(self, ev: str, **fields: Any) -> None:
         """One record of the harness; `pid` is the harness's own unless the record is about another process."""
         self._events.append({"t": time.monotonic_ns(), "pid": os.getpid(), "ev": ev, **fields})
-
-
-def _value(text: str | None) -> int | str | None:
-    """A column of an observation: bigint or text, as the procedure's columns say."""
-    if text is None:
-        return None
-    return int(text) if text.lstrip("-").isdigit() else text

@@ -30,6 +30,7 @@ from pathlib import Path
 import msgspec
 
 from chaos.orphans import adopt_orphans
+from chaos.targets.postgres_programs import all_programs
 from chaos.witness.tracefs import PREFIX, REMEDY, Instance, Tracefs, WitnessUnavailable, instance_name
 from chaos.witness.witness import Unavailable, open_witness
 from supervisor.postmaster.data_directory import NETWORK_FILE_SYSTEMS, file_system
@@ -357,10 +358,12 @@ def _cgroup(place: Place) -> Answer:
 
 
 def _postgresql(place: Place) -> Answer:
-    found = [path for name in ("postgres", "psql", "pgbench") if (path := shutil.which(name))]
-    if found:
-        return Answer(State.OK, ", ".join(found))
-    return Answer(State.MISSING, "none on PATH", "benchmarks and other people's clients", "install PostgreSQL")
+    found = [f"{programs.version} in {programs.bindir}" for programs in all_programs()]
+    clients = [path for name in ("psql", "pgbench") if (path := shutil.which(name))]
+    if not found:
+        lost = "nothing but the built-in server can be crashed; benchmarks and other people's clients"
+        return Answer(State.MISSING, ", ".join(clients) or "nowhere", lost, "install PostgreSQL")
+    return Answer(State.OK, ", ".join([*found, *clients]))
 
 
 _SUPERVISION = "how the server was supervised is not judged; its data are"

@@ -88,7 +88,7 @@ def connect_all(conninfo: str, count: int) -> list[pq.abc.PGconn | ConnectError]
                 del waiting[number]
                 if state == pq.PollingStatus.FAILED:
                     message = connection.get_error_message().strip()
-                    opened[number] = ConnectError(message, _sqlstate_in(message))
+                    opened[number] = ConnectError(message, sqlstate_in(message))
                     connection.finish()
             if not waiting:
                 return opened
@@ -308,7 +308,7 @@ def _literal(value: Value) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _sqlstate_in(message: str) -> str | None:
+def sqlstate_in(message: str) -> str | None:
     """libpq gives no SQLSTATE for a failed connection, only the text."""
     for text, sqlstate in (
         ("the database system is", "57P03"),

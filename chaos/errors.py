@@ -13,6 +13,14 @@ class Unobservable(Exception):
     """The recovered server cannot show its data: recorded, to be judged, and the end of the campaign."""
 
 
+class Corrupted(Unobservable):
+    """A stopped server's files are damaged: recorded, to be judged, and the end of the campaign, or they would be lost."""
+
+
+class PlanError(ValueError):
+    """An option or selector that makes no plan: the message says which and what would."""
+
+
 class DiskFull(CampaignError):
     """There is no room for a run, or for its server: no finding, whatever it was that did not work."""
 

@@ -18,27 +18,38 @@ from typing import Any
 
 import msgspec
 
+from chaos.command.plan import CommandPlan
+from chaos.command.sitting import judge_command
 from chaos.environment import describe
 from chaos.machine import machine
 from chaos.oracles import leak
 from chaos.oracles.data import sum_ledgers
 from chaos.oracles.oracle import OracleResult, merge
+from chaos.oracles.registry import is_fed
 from chaos.orphans import die_with
 from chaos.phases import Cycle
 from chaos.plan import EPOCH_CYCLES, loss_window_ns
 from chaos.sitting import JudgedSitting, judge_sitting
+from chaos.targets.choice import TargetChoice, TargetKind
 from chaos.timelines import timelines
 from chaos.trends import resources
 from chaos.verdict import Decision, ExitCode, reach
-from reports.details import Details
+from reports.details import Details, Machine
 from reports.render import write_reports
-from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
+from reports.rundir import RunDirectory, RunDirectoryError, RunInfo, Sitting
 from reports.statistics import bound
 from reports.verdict import Coverage, Finding, NotJudged, OracleRow, OracleStatus, PointHits, Verdict
 from supervisor.points import Point, PointMap
 from workloads.registry import WorkloadUnavailable
 
 _CUT_SHORT = (ExitCode.INTERRUPTED, ExitCode.HARNESS_ERROR)
+POWER_LOSS = NotJudged(
+    what="power loss",
+    reason="SIGKILL never loses the page cache, so a missing fsync cannot show in this run",
+)
+DATA_OF_A_COMMAND = NotJudged(
+    what="data", reason="what the command does is not known: its processes are judged, and nothing that it stores"
+)
 WITNESS_REMEDY = "run as root with tracefs mounted, in the machine's own pid namespace"
 
 EXACTNESS = "the plan is the same to the byte; when a kill lands is up to the machine, unless it is placed at a point"
@@ -74,27 +85,35 @@ def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
     campaign = _campaign_of(info, run)
     interrupted = interrupted or info.finished is None or info.exit_code in _CUT_SHORT
     window_ns = loss_window_ns(synchronous_commit=campaign.get("synchronous_commit", True))
-    insisted = info.plan.get("require") == "supervision"
+    command = _command_of(info, campaign)
+    # A command's supervision is all that there is to judge.
+    insisted = command is not None or info.plan.get("require") == "supervision"
     *before, last = run.sittings()
     # With one sitting that had no witness, the oracles' missing trials say it already.
     demanding = insisted and bool(before)
-    judged = [
-        judge_sitting(sitting, window_ns, cut_short=interrupted if sitting is last else True, demanding=demanding)
-        for sitting in (*before, last)
-    ]
+
+    def judge_one(sitting: Sitting) -> JudgedSitting:
+        cut_short = interrupted if sitting is last else True
+        if command is not None:
+            return judge_command(sitting, command, cut_short=cut_short)
+        return judge_sitting(sitting, window_ns, cut_short=cut_short, demanding=demanding)
+
+    judged = [judge_one(sitting) for sitting in (*before, last)]
     results = _merged([part.data for part in judged])
     supervision = _merged([part.supervision for part in judged])
     used = resources(run.harness_records())
     growth = leak.judge(used.trends)
-    every = [*results, *supervision, growth]
+    every = [*results, *supervision, *([growth] if command is None else [])]
     results_by_name = {result.name: result for result in every}
     witnessed = any(part.witnessed for part in judged)
-    rows = [result.row() for result in results]
-    rows += [result.row(required=witnessed or insisted) for result in supervision]
+    faults = tuple(campaign["faults"])
+    rows = [result.row(required=is_fed(result.name, faults)) for result in results]
+    rows += [result.row(required=(witnessed or insisted) and is_fed(result.name, faults)) for result in supervision]
     cycles = [cycle for part in judged for cycle in part.cycles]
     reasons = [reason for part in judged for reason in part.reasons]
-    # Most plans give no postmaster the cycles that it takes.
-    rows.append(growth.row(required=False))
+    if command is None:
+        # Most plans give no postmaster the cycles that it takes.
+        rows.append(growth.row(required=False))
     decision = reach(rows, reasons, interrupted=interrupted)
     findings = tuple(_findings(every, info, run))
     failed = {finding.cycle for finding in findings if finding.cycle is not None}
@@ -107,14 +126,17 @@ def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
         exit_code=int(decision.exit_code),
         seed=info.seed,
         target=info.target,
-        workload=",".join(campaign["workloads"]),
+        workload=",".join(campaign["workloads"]) if command is None else command.expect.policy,
         cycles=len(cycles),
         conclusive_cycles=decision.conclusive_cycles,
         epochs=len(epochs),
         oracles=tuple(rows),
         findings=findings,
         inconclusive=decision.inconclusive,
-        not_judged=tuple(_not_judged(judged, every, decision, insisted=insisted)),
+        not_judged=(
+            *_not_judged(judged, every, decision, insisted=insisted),
+            POWER_LOSS if command is None else DATA_OF_A_COMMAND,
+        ),
         bounds=(
             bound("cycle", len(conclusive), len([c for c in conclusive if c.cycle in failed])),
             bound("epoch", len(epochs), len({cycle.epoch for cycle in cycles if cycle.cycle in failed})),
@@ -134,7 +156,10 @@ def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
     shown = judged[-1]
     details = Details(
         timelines=timelines(shown.cycles, shown.recoveries, failed, shown.evidence),
-        machine=machine([record for part in judged for record in part.evidence.server]),
+        # A command has no journal that tells of states.
+        machine=machine([record for part in judged for record in part.evidence.server])
+        if command is None
+        else Machine(),
         resources=used,
     )
     return Judgement(verdict, details)
@@ -188,10 +213,6 @@ def _not_judged(
                 yield NotJudged(what=result.title, reason=result.reason)
     if reason:
         yield NotJudged(what="the run as a whole", reason=reason, remedy=remedy)
-    yield NotJudged(
-        what="power loss",
-        reason="SIGKILL never loses the page cache, so a missing fsync cannot show in this run",
-    )
 
 
 def _coverage(run: RunDirectory) -> Coverage:
@@ -223,6 +244,11 @@ def _campaign_of(info: RunInfo, run: RunDirectory) -> Mapping[str, Any]:
     return campaign
 
 
+def _command_of(info: RunInfo, campaign: Mapping[str, Any]) -> CommandPlan | None:
+    """The plan of a run against a command; None for any other target."""
+    return msgspec.convert(campaign, CommandPlan) if info.target == TargetKind.COMMAND else None
+
+
 def _program(info: RunInfo) -> str:
     """How the run was called, so that its reproducing command works when pasted."""
     return info.command[0] if info.command else "crashbed"
@@ -241,6 +267,9 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
     stop: Mapping[str, Any] = info.plan["stop"]
     if info.plan.get("first_cycle"):
         return _replay(info, run, info.plan["first_cycle"] + stop["cycles"] - 1)
+    if info.target == TargetKind.COMMAND:
+        words = [_program(info), "run", campaign["file"], *_until(stop)]
+        return shlex.join([*words, "--seed", str(campaign["seed"])])
     words = [
         _program(info),
         "run",
@@ -249,10 +278,7 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
         "--backends",
         str(campaign["backends"]),
     ]
-    if stop["cycles"] is not None:
-        words += ["--kills", str(stop["cycles"])]
-    if stop["duration_s"] is not None:
-        words += ["--duration", f"{stop['duration_s']:g}s"]
+    words += _until(stop)
     words += ["--fault", ",".join(campaign["faults"])]
     for selector in campaign["points"]:
         words += ["--point", selector]
@@ -260,6 +286,7 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
         words += ["--no-points"]
     if campaign["epoch_cycles"] != EPOCH_CYCLES:
         words += ["--epoch", str(campaign["epoch_cycles"])]
+    words += TargetChoice.read(info.plan.get("target")).words()
     if not campaign.get("synchronous_commit", True):
         words += ["--synchronous-commit", "off"]
     if info.plan["defect"]:
@@ -269,6 +296,16 @@ def _reproduce(info: RunInfo, run: RunDirectory) -> str:
     if info.plan.get("require"):
         words += ["--require", info.plan["require"]]
     return shlex.join([*words, "--seed", str(campaign["seed"])])
+
+
+def _until(stop: Mapping[str, Any]) -> list[str]:
+    """The options of a stop rule."""
+    words = []
+    if stop["cycles"] is not None:
+        words += ["--kills", str(stop["cycles"])]
+    if stop["duration_s"] is not None:
+        words += ["--duration", f"{stop['duration_s']:g}s"]
+    return words
 
 
 def _seconds(cycles: Sequence[Cycle]) -> float:

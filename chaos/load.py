@@ -31,7 +31,9 @@ class Acknowledgements:
     milliseconds a time once a long run has left thousands of files there (measured: 1.9 ms for 5,000).
     """
 
-    def __init__(self, directory: Path, pids: Sequence[int]) -> None:
+    def __init__(self, directory: Path, pids: Sequence[int], since_ns: int | None = None) -> None:
+        """`since_ns` (CLOCK_MONOTONIC) is the oldest that a file may be, of a process that writes one after another."""
+        self._since_ns = since_ns
         self._prefix = f"{os.path.realpath(directory)}/"
         self._waiting = deque(pids)
         self._open: list[int] = []
@@ -52,7 +54,7 @@ class Acknowledgements:
         """Look through the directory for the files that were opened and closed between two readings, or whose
         process died first: once, when the load is over."""
         if self._waiting:
-            since_ns = time.monotonic_ns() - _LONGEST_LOAD_NS
+            since_ns = time.monotonic_ns() - _LONGEST_LOAD_NS if self._since_ns is None else self._since_ns
             waiting = {str(pid) for pid in self._waiting}
             for name in os.listdir(self._prefix):
                 pid, _, began = name.removesuffix(".jsonl").partition("-")
@@ -91,13 +93,17 @@ def _open_below(pid: int, prefix: str) -> str | None:
     return None
 
 
-def outside_requests(workload: Workload, plan: CyclePlan) -> Iterator[tuple[Request, int]]:
-    """The outside client's requests of a cycle, each with the seed that makes the server draw the same."""
+def outside_draws(plan: CyclePlan) -> Iterator[tuple[int, int]]:
+    """(operation, seed) of each request of the outside client's: every one is drawn by itself."""
     worker = len(plan.worker_seeds)
     for number in range(plan.outside_operations):
-        seed = derive(plan.outside_seed, number)
-        first = operation_id(plan.cycle, worker, number)
-        yield next(workload.requests(worker, first, 1, seed)), seed
+        yield operation_id(plan.cycle, worker, number), derive(plan.outside_seed, number)
+
+
+def outside_requests(workload: Workload, plan: CyclePlan) -> Iterator[tuple[Request, int]]:
+    """The outside client's requests of a cycle, each with the seed that makes the server draw the same."""
+    for first, seed in outside_draws(plan):
+        yield next(workload.requests(len(plan.worker_seeds), first, 1, seed)), seed
 
 
 def probe_request(workload: Workload, plan: CyclePlan) -> tuple[Request, int]:
@@ -182,6 +188,10 @@ class Load:
         if self._acknowledgements is not None:
             self._acknowledgements.find_all()
         return True
+
+    def backends(self) -> tuple[tuple[int, int], ...]:
+        """None to tell: the workers are backends, and their history files are named by their pids."""
+        return ()
 
     def refusals(self) -> list[tuple[int, str, str]]:
         """(worker, SQLSTATE, message) of statements that were refused; a lost connection is no refusal."""

@@ -69,7 +69,9 @@ def spans(found: Sequence[Change], since_ns: int, until_ns: int, zero_ns: int) -
 
 
 def machine(records: Sequence[ServerRecord]) -> Machine:
-    """Every edge of the state machine with how often this run took it."""
+    """Every edge of the state machine with how often this run took it; nothing of a run whose server told of no step."""
+    if not any(record.ev == "step" for record in records):
+        return Machine()
     taken: Counter[tuple[str, str]] = Counter()
     for record in records:
         ends = _ends(record) if record.ev == "step" else None

@@ -20,8 +20,11 @@ from typing import TypeVar
 import msgspec
 
 import supervisor
+from chaos.command.plan import CommandPlan
+from chaos.errors import PlanError
 from chaos.phases import cycles_of
-from chaos.plan import CampaignPlan, PlanError
+from chaos.plan import CampaignPlan
+from chaos.targets.choice import BUILTIN, TargetChoice, TargetKind
 from chaos.verdict import ExitCode
 from reports.rundir import RunDirectory, RunDirectoryError, RunInfo
 from reports.verdict import SCHEMA
@@ -51,8 +54,9 @@ class Order:
     """One campaign. `first_cycle` is the run's first, `next_cycle` the one to begin with (None: the first), `spent_s`
     what earlier sittings took of the stop rule's duration, `judged_until_ns` where the last one met a full disk."""
 
-    plan: CampaignPlan
+    plan: CampaignPlan | CommandPlan
     stop: StopRule
+    target: TargetChoice = BUILTIN
     defect: str | None = None
     require: str | None = None
     first_cycle: int = 0
@@ -74,6 +78,7 @@ class Order:
         """What run.json holds of it."""
         return {
             "campaign": msgspec.to_builtins(self.plan),
+            "target": self.target.recorded(),
             "defect": self.defect,
             "require": self.require,
             "first_cycle": self.first_cycle,
@@ -87,17 +92,25 @@ class Order:
 
 def read_order(run: RunDirectory) -> Order:
     """The order of an earlier run. Raises RunDirectoryError when run.json holds none of this version."""
-    recorded = run.read_info().plan
+    info = run.read_info()
+    recorded = info.plan
     try:
         return Order(
-            plan=msgspec.convert(recorded["campaign"], CampaignPlan),
+            plan=_plan_of(info),
             stop=StopRule(**recorded.get("stop", {})),
+            target=TargetChoice.read(recorded.get("target")),
             defect=recorded.get("defect"),
             require=recorded.get("require"),
             first_cycle=recorded.get("first_cycle", 0),
         )
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RunDirectoryError(f"{run.run_json} holds no plan that can be run again: {error}") from error
+
+
+def _plan_of(info: RunInfo) -> CampaignPlan | CommandPlan:
+    if info.target == TargetKind.COMMAND:
+        return msgspec.convert(info.plan["campaign"], CommandPlan)
+    return msgspec.convert(info.plan["campaign"], CampaignPlan)
 
 
 def resume_order(run: RunDirectory, *, cycles: int | None = None, duration_s: float | None = None) -> Order:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,28 @@ def die_with(parent: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Wakener:
+    """Lets a stopped process go on when this process ends, however it ends: nothing that is stopped notices anything.
+
+    It reads a pipe whose other end this process alone holds, and that closes with it.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._waiting = subprocess.Popen(
+            ["/bin/sh", "-c", f"read -r line; kill -CONT {pid}"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def close(self) -> None:
+        """It is not needed any more."""
+        self._waiting.kill()
+        self._waiting.wait()
+        assert self._waiting.stdin is not None
+        self._waiting.stdin.close()
 
 
 def reap_orphans() -> None:

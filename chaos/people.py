@@ -7,9 +7,7 @@ never in a server process: people travel as an argument of `CALL customers_setup
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
-
-import msgspec
+from typing import Any, Final
 
 from workloads.customers import CUSTOMERS_DEFAULT, Person
 
@@ -23,15 +21,13 @@ def people(seed: int, count: int = CUSTOMERS_DEFAULT) -> list[Person]:
     return [Person(faker.name(), faker.city(), faker.unique.safe_email()) for _ in range(count)]
 
 
-def _customers(seed: int) -> dict[str, str]:
-    return {"people": msgspec.json.encode(people(seed)).decode()}
+SETUP_ARGUMENTS: Final[Mapping[str, Callable[[int], dict[str, Any]]]] = {
+    "customers": lambda seed: {"people": people(seed)},
+}
+"""By workload, what its set-up takes besides a session, made of the campaign's seed; one that is not here takes nothing."""
 
 
-SETUP_ARGUMENTS: Final[Mapping[str, Callable[[int], dict[str, str]]]] = {"customers": _customers}
-"""By workload, what its set-up is called with, made of the campaign's seed; a workload that is not here needs nothing."""
-
-
-def setup_arguments(workload: str, seed: int) -> dict[str, str]:
-    """What to call a workload's set-up with."""
+def setup_arguments(workload: str, seed: int) -> dict[str, Any]:
+    """What to call a workload's set-up with, by name: in process as it is, over `CALL` as JSON."""
     make = SETUP_ARGUMENTS.get(workload)
     return {} if make is None else make(seed)

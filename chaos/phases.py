@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.faults.fault import Blow
+from chaos.faults import FAULTS, Blow, Consequence
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.supervision import Reign, reigns
 from chaos.witness.account import Account, Process, surely_after
@@ -45,12 +45,21 @@ class Cycle:
         return min((blow.t for blow in self.blows if blow.landed), default=None)
 
 
+def replaces_only(fault: str) -> bool:
+    """Whether a fault calls for no recovery, but for another child in the place of one."""
+    return fault in FAULTS and FAULTS[fault].causes is Consequence.REPLACEMENT
+
+
 def fell_ns(cycle: Cycle, blow: Blow, account: Account) -> int | None:
-    """When the kernel generated a blow's signal; None when it was not seen within the cycle.
+    """When the kernel generated a blow's signal, or saw the exit that it was; None when it was not seen within the
+    cycle.
 
     The harness notices a blow at a point a moment after it fell, and perhaps only when its victim's successor lives.
     """
     until = cycle.end_ns if cycle.end_ns is not None else account.end
+    if blow.code is not None:
+        ends = (process.end_begun_t for process in account.lives(blow.pid) if process.code == blow.code)
+        return next((t for t in ends if t is not None and cycle.begin_ns <= t <= until), None)
     return next(
         (
             received.t
@@ -75,9 +84,14 @@ def cycles_of(harness: Iterable[Mapping[str, Any]]) -> list[Cycle]:
                 case "fault":
                     landed = record["outcome"] == "landed"
                     cycle["fault"] = record["fault"]
-                    # Of several victims of one fault, one will do.
-                    cycle["landed"][record["fault"]] = landed or cycle["landed"].get(record["fault"], False)
-                    cycle["blows"].append(Blow(record["t"], record["child"], record["role"], record["sig"], landed))
+                    blow = Blow(
+                        record["t"], record["child"], record["role"], record["sig"], landed,
+                        record.get("part", 0), record.get("code"),
+                    )  # fmt: skip
+                    # Of several victims of one part of a fault, one will do.
+                    part = record["fault"], blow.part
+                    cycle["landed"][part] = landed or cycle["landed"].get(part, False)
+                    cycle["blows"].append(blow)
                 case "ready" | "first_commit" | "cycle_end":
                     cycle[record["ev"]] = record["t"]
     return [
@@ -110,7 +124,7 @@ def end_of_whole_cycles(run: RunDirectory) -> int:
 
 
 def recoveries(cycles: Sequence[Cycle], evidence: Evidence, run: RunDirectory) -> Iterator[Recovery]:
-    """The phases of every cycle whose blow landed, in ms since the blow."""
+    """The phases of every cycle whose blow landed and called for a recovery, in ms since the blow."""
     lives = reigns(evidence)
     redo = sorted(
         (record["t"], record["ev"], record["lsn"])
@@ -119,7 +133,7 @@ def recoveries(cycles: Sequence[Cycle], evidence: Evidence, run: RunDirectory) -
     )
     for cycle in cycles:
         first = min((blow for blow in cycle.blows if blow.landed), key=_time, default=None)
-        if first is None:
+        if first is None or replaces_only(cycle.fault):
             continue
         struck = fell_ns(cycle, first, evidence.account) or first.t
         until = cycle.end_ns if cycle.end_ns is not None else evidence.account.end
@@ -161,6 +175,21 @@ def became_ready_ns(cycle: Cycle, lives: Sequence[Reign], since_ns: int) -> int 
     )
 
 
+def replaced_ns(cycle: Cycle, lives: Sequence[Reign], blow: Blow, since_ns: int) -> int | None:
+    """When another child of a victim's role was forked after a time, within the cycle and by the same postmaster."""
+    until = cycle.end_ns if cycle.end_ns is not None else _FOREVER
+    return min(
+        (
+            child.process.born
+            for reign in lives
+            if reign.begin <= since_ns <= reign.end
+            for child in reign.children
+            if child.role == blow.role and surely_after(child.process.born, since_ns) and child.process.born <= until
+        ),
+        default=None,
+    )
+
+
 def _within(redo: Sequence[tuple[int, str, int]], since_ns: int, until_ns: int) -> Sequence[tuple[int, str, int]]:
     return redo[bisect_left(redo, (since_ns,)) : bisect_left(redo, (until_ns + 1,))]
 
@@ -183,7 +212,7 @@ def _supervision(lives: Sequence[Reign], killed: Process | None, struck: int, un
         if child.process.reaped_t is not None and struck <= child.process.reaped_t <= before
     ]
     return {
-        "noticed": killed.reaped_t if killed is not None else None,
+        "noticed": killed.reaped_t if killed is not None and killed is not reign.postmaster else None,
         "fan_out_done": max(quits, default=None),
         "last_child_reaped": max(reaped, default=None),
         "memory_reset": next((r.t for r in reign.journal if r.ev == "memory" and struck <= r.t <= until), None),

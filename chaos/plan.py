@@ -1,6 +1,6 @@
 """What a campaign does, derived from one seed.
 
-Owns the plans (which fault, whom, when, how much work) and the grammar of point selectors. Every choice is
+Owns the plans: which fault, whom, when, how much work. Every choice is
 the hash of the campaign's seed and of what is chosen, never a draw from a shared stream: cycle k's plan needs
 no other cycle's, and a choice added later leaves the others as they were. The same seed and options give the
 same plan, byte for byte. It never looks at a running server: a plan says "the live child number draw mod n",
@@ -9,15 +9,27 @@ and who that is the campaign finds out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import blake2b
+from itertools import accumulate
 from typing import Final, TypeVar
 
 import msgspec
 
-from supervisor.points import Arm, Point, PointAction
+from chaos.errors import PlanError
+from chaos.faults.fault import Aim, BeginCheckpoint, Fault, Pause, Places, Whom
+from chaos.faults.registry import DEFAULT, FAULTS
+from chaos.places import (
+    BACKEND_POINTS,
+    CHECKPOINT_POINTS,
+    OF_SYNCHRONOUS_COMMIT,
+    RARELY_PASSED,
+    RECOVERY_POINTS,
+)
+from chaos.selector import ROLES, Selector, parse_selector
+from chaos.victims import AnyChild, EveryChild, RoleChild, SeveralChildren, Victims
+from supervisor.points import Arm, PointAction
 from supervisor.roles import Role
 
 T = TypeVar("T")
@@ -49,10 +61,6 @@ def loss_window_ns(*, synchronous_commit: bool) -> int:
     return 0 if synchronous_commit else (3 * WAL_WRITER_DELAY_MS + _LOSS_SLACK_MS) * 1_000_000
 
 
-class PlanError(ValueError):
-    """An option or selector that makes no plan: the message says which and what would."""
-
-
 def derive(seed: int, *what: object) -> int:
     """A number of 63 bits (it fits a bigint) from the seed and a path of what it is for.
 
@@ -66,104 +74,29 @@ def derive(seed: int, *what: object) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
-# The grammar of selectors: role[#nth]/point:k
-
-_SELECTOR = re.compile(r"(?P<role>[a-z_]+)(?:#(?P<nth>[0-9]+))?/(?P<point>[A-Za-z_]+):(?P<k>[0-9]+)")
-_ROLES: Final = {role.short_name: role for role in Role}
-
-
-class Selector(msgspec.Struct, frozen=True):
-    """The k-th pass (from 1, since its fork) of a process through a point.
-
-    `nth` is the process's place in fork order among its role in its generation, from 1; 0 is any of them.
-    """
-
-    role: Role
-    point: Point
-    k: int
-    nth: int = 0
-
-    def __str__(self) -> str:
-        nth = f"#{self.nth}" if self.nth else ""
-        return f"{self.role.short_name}{nth}/{self.point.name}:{self.k}"
-
-    def arm(self, action: PointAction) -> Arm:
-        """The arm for the points map."""
-        return Arm(role=self.role, nth=self.nth, point=self.point, k=self.k, action=action)
-
-
-def parse_selector(text: str) -> Selector:
-    """Read `role[#nth]/point:k`; the point's name in either case. Raises PlanError saying what is wrong."""
-    match = _SELECTOR.fullmatch(text)
-    if match is None:
-        raise PlanError(f"'{text}' is not a selector: write role[#nth]/point:k, as in backend#2/COMMIT_AFTER_FLUSH:30")
-    role = _ROLES.get(match["role"])
-    if role is None:
-        raise PlanError(f"'{text}': there is no role '{match['role']}'; there are {', '.join(_ROLES)}")
-    point = Point.__members__.get(match["point"].upper())
-    if point is None:
-        raise PlanError(f"'{text}': there is no point '{match['point']}'; `crashbed points` lists them")
-    k, nth = int(match["k"]), int(match["nth"] or 0)
-    if k < 1 or (match["nth"] is not None and nth < 1):
-        raise PlanError(f"'{text}': passes and processes are counted from 1")
-    return Selector(role=role, point=point, k=k, nth=nth)
-
-
-# Plans.
-
-
-class FaultKind(StrEnum):
-    """The faults there are, as `--fault` names them."""
-
-    SIGKILL_RANDOM = "sigkill-random"  # any live child
-    SIGKILL_ROLE = "sigkill-role"  # a child of a chosen role
-    SIGKILL_SEVERAL = "sigkill-several"  # two to four children at once
-    SIGQUIT = "sigquit"  # any live child, told to quit by hand
-
-
-class AnyChild(msgspec.Struct, frozen=True, tag="any"):
-    """Of the live children in fork order, the one at `draw` modulo their number."""
-
-    draw: int
-
-
-class RoleChild(msgspec.Struct, frozen=True, tag="role"):
-    """Of the live children of a role (its short name) in fork order, the one at `draw` modulo their number."""
-
-    role: str
-    draw: int
-
-
-class SeveralChildren(msgspec.Struct, frozen=True, tag="several"):
-    """One child for each draw, taken in turn from those that are left."""
-
-    draws: tuple[int, ...]
-
-
-Victims = AnyChild | RoleChild | SeveralChildren
-
-
 class TimePlacement(msgspec.Struct, frozen=True, tag="time"):
     """So many milliseconds after the generation's first commit and the cycle's 20th acknowledgement."""
 
     delay_ms: float
 
 
-class PointPlacement(msgspec.Struct, frozen=True, tag="point"):
+class PointPlacement(msgspec.Struct, frozen=True, tag="point", omit_defaults=True):
     """At a point: the process that gets there does it to itself.
 
     It is armed before the process is forked: before the workers, or before the plan's trigger. `action` is the
-    name of a PointAction.
+    name of a PointAction and `argument` the status of an EXIT. It happens `times` times, to one process each.
     """
 
     selector: str
     action: str = PointAction.SIGKILL.name
+    argument: int = 0
+    times: int = 1
 
     def arm(self) -> Arm:
         """The arm for the points map. Raises PlanError."""
         if self.action not in PointAction.__members__:
             raise PlanError(f"there is no action '{self.action}'; there are {', '.join(PointAction.__members__)}")
-        return parse_selector(self.selector).arm(PointAction[self.action])
+        return parse_selector(self.selector).arm(PointAction[self.action], self.argument)
 
 
 Placement = TimePlacement | PointPlacement
@@ -196,8 +129,9 @@ TRIGGERS: Final[dict[Role, TriggerKind]] = {
 class CyclePlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """One cycle: what is run and what is done to it.
 
-    `victims` is of a time placement; at a point, whoever gets there is the victim and `victims` is None.
-    `trigger` is of a point that no worker passes: it makes the process be forked that does.
+    `victims` is of a time placement; at a point, whoever gets there is the victim and `victims` is None. `bystander`,
+    `pause_ms` and `checkpoint_point` are of faults whose steps ask for them. `trigger` is of a point that no worker
+    passes: it makes the process be forked that does.
     Worker i sends the operations `operation_id(cycle, i, 0)` onwards, at most `transactions`, drawn from
     `worker_seeds[i]`. The outside client is worker number `len(worker_seeds)` with `outside_operations`
     and `outside_seed`.
@@ -205,7 +139,7 @@ class CyclePlan(msgspec.Struct, frozen=True, omit_defaults=True):
 
     cycle: int
     epoch: int
-    fault: FaultKind
+    fault: str
     placement: Placement
     victims: Victims | None
     workload: str
@@ -214,21 +148,25 @@ class CyclePlan(msgspec.Struct, frozen=True, omit_defaults=True):
     outside_operations: int
     outside_seed: int
     trigger: Trigger | None = None
+    bystander: AnyChild | None = None
+    pause_ms: float = 0.0
+    checkpoint_point: str = ""
 
 
 class CampaignPlan(msgspec.Struct, frozen=True):
     """The options that plans follow from; together with nothing else.
 
-    `points` are selectors for the cycles placed at points, one cycle in `point_one_in` (0 is never); left
-    empty, they are drawn from `BACKEND_POINTS`. `delay_ms` is the range of time placements. Without
-    `synchronous_commit` a commit does not wait for its flush, and the last ones may be lost. Raises PlanError.
+    `faults` are names of `chaos.faults`, drawn by their weights. `points` are selectors for the cycles placed at
+    points, one cycle in `point_one_in` (0 is never); left empty, they are drawn from `BACKEND_POINTS`. `delay_ms` is
+    the range of time placements. Without `synchronous_commit` a commit does not wait for its flush, and the last ones
+    may be lost. Raises PlanError.
     """
 
     seed: int
     workloads: tuple[str, ...] = ("bank",)
     backends: int = 8
-    faults: tuple[FaultKind, ...] = tuple(FaultKind)
-    roles: tuple[str, ...] = ("backend", "checkpointer", "bgwriter", "walwriter")
+    faults: tuple[str, ...] = DEFAULT
+    roles: tuple[str, ...] = ("backend", "checkpointer", "bgwriter", "walwriter", "bgworker")
     points: tuple[str, ...] = ()
     point_one_in: int = POINT_ONE_IN
     delay_ms: tuple[float, float] = DELAY_MS
@@ -249,54 +187,86 @@ class CampaignPlan(msgspec.Struct, frozen=True):
         for name, values in (("workload", self.workloads), ("fault", self.faults), ("role", self.roles)):
             if not values:
                 raise PlanError(f"a plan needs at least one {name}")
+        for fault in self.faults:
+            if fault not in FAULTS:
+                raise PlanError(f"there is no fault '{fault}'; there are {', '.join(FAULTS)}")
         for role in self.roles:
-            if role not in _ROLES or _ROLES[role] is Role.POSTMASTER:
-                raise PlanError(f"there is no child of role '{role}'; there are {', '.join(list(_ROLES)[:-1])}")
+            if role not in ROLES or ROLES[role] is Role.POSTMASTER:
+                raise PlanError(f"there is no child of role '{role}'; there are {', '.join(list(ROLES)[:-1])}")
+        self._check_points()
+        if not 0 <= self.delay_ms[0] <= self.delay_ms[1]:
+            raise PlanError(f"delays from {self.delay_ms[0]} to {self.delay_ms[1]} ms are no range")
+
+    def _check_points(self) -> None:
+        exits = [fault.name for fault in self._placeable if fault.at and fault.at.action is PointAction.EXIT]
         for selector in self.points:
             at = parse_selector(selector).role
             if at is not Role.BACKEND and at not in TRIGGERS:
                 placeable = ", ".join(known.short_name for known in (Role.BACKEND, *TRIGGERS))
                 raise PlanError(f"'{selector}': a campaign places faults at points of {placeable}")
-        if self.points and set(self.faults) == {FaultKind.SIGQUIT}:
-            raise PlanError("what happens at a point is a SIGKILL: a plan of sigquit alone has no use for --point")
-        if not 0 <= self.delay_ms[0] <= self.delay_ms[1]:
-            raise PlanError(f"delays from {self.delay_ms[0]} to {self.delay_ms[1]} ms are no range")
+            if at is not Role.BACKEND and exits:
+                raise PlanError(f"'{selector}': {exits[0]} is of backends, choose a point of theirs")
+        if self.points and not self._placeable:
+            able = ", ".join(
+                fault.name for fault in FAULTS.values() if fault.at and fault.at.only is not Places.RECOVERY
+            )
+            raise PlanError(
+                f"a plan of {', '.join(self.faults)} alone has no use for --point; these strike at one: {able}"
+            )
 
     def cycle(self, cycle: int) -> CyclePlan:
         """The plan of a cycle, from the seed and its number alone."""
         seed = self.seed
         at_point = self._is_at_point(cycle)
         workload = _choose(self.workloads, seed, cycle, "workload")
-        placement = self._point(cycle, workload) if at_point else self._time(cycle)
-        fault = _choose(self.faults, seed, cycle, "fault")
+        fault = _draw(self._placeable if at_point else tuple(FAULTS[name] for name in self.faults), seed, cycle)
+        if at_point and fault.at is not None and fault.at.action is PointAction.SIGKILL:
+            fault = FAULTS["sigkill-role"]  # whoever gets there: the point has a role
+        in_time = not at_point and bool(fault.steps)
+        placement = self._time(cycle) if in_time else self._point(cycle, workload, fault)
         outside = self.operations // OUTSIDE_ONE_IN
         return CyclePlan(
             cycle=cycle,
             epoch=cycle // self.epoch_cycles,
-            fault=FaultKind.SIGKILL_ROLE if at_point else fault,
+            fault=fault.name,
             placement=placement,
-            victims=None if at_point else self._victims(cycle, fault),
+            victims=self._victims(cycle, fault) if in_time else None,
             workload=workload,
             worker_seeds=tuple(derive(seed, "cycle", cycle, "worker", worker) for worker in range(self.backends)),
             transactions=(self.operations - outside) // self.backends,
             outside_operations=outside,
             outside_seed=derive(seed, "cycle", cycle, "outside"),
             trigger=self._trigger(cycle, placement) if isinstance(placement, PointPlacement) else None,
+            bystander=self._bystander(cycle, fault) if in_time else None,
+            pause_ms=self._pause(cycle, fault) if in_time else 0.0,
+            checkpoint_point=self._checkpoint_point(cycle, fault) if in_time else "",
         )
 
+    @property
+    def _placeable(self) -> tuple[Fault, ...]:
+        """The faults that strike at whatever point they are given; those of a recovery have points of their own."""
+        faults = (FAULTS[name] for name in self.faults)
+        return tuple(fault for fault in faults if fault.at is not None and fault.at.only is not Places.RECOVERY)
+
     def _is_at_point(self, cycle: int) -> bool:
-        # What happens at a point is a SIGKILL, so a plan of SIGQUIT alone has none.
-        kills = any(fault is not FaultKind.SIGQUIT for fault in self.faults)
         every = self.point_one_in
-        return kills and every > 0 and derive(self.seed, "cycle", cycle, "at point") % every == 0
+        return bool(self._placeable) and every > 0 and derive(self.seed, "cycle", cycle, "at point") % every == 0
 
     def _time(self, cycle: int) -> TimePlacement:
-        least, most = (round(delay * 1000) for delay in self.delay_ms)
-        return TimePlacement((least + derive(self.seed, "cycle", cycle, "delay") % (most - least + 1)) / 1000)
+        return TimePlacement(_between(self.delay_ms, self.seed, cycle, "delay"))
 
-    def _point(self, cycle: int, workload: str) -> PointPlacement:
-        if self.points:
-            return PointPlacement(_choose(self.points, self.seed, cycle, "selector"))
+    def _point(self, cycle: int, workload: str, fault: Fault) -> PointPlacement:
+        assert fault.at is not None, "a fault that has no steps strikes at points"
+        if fault.at.only is Places.RECOVERY:
+            role, point, most = _choose(RECOVERY_POINTS, self.seed, cycle, "point")
+            selector = str(Selector(role=role, point=point, k=1 + derive(self.seed, "cycle", cycle, "pass") % most))
+        elif self.points:
+            selector = _choose(self.points, self.seed, cycle, "selector")
+        else:
+            selector = self._workers_point(cycle, workload)
+        return PointPlacement(selector, fault.at.action.name, fault.at.argument, fault.at.times)
+
+    def _workers_point(self, cycle: int, workload: str) -> str:
         rarely = RARELY_PASSED.get(workload, frozenset())
         if not self.synchronous_commit:
             rarely |= OF_SYNCHRONOUS_COMMIT
@@ -304,7 +274,7 @@ class CampaignPlan(msgspec.Struct, frozen=True):
         point, passes = _choose(passed, self.seed, cycle, "point")
         # From the 25th transaction on, that of a backend alone makes 20 acknowledgements likely before.
         k = passes * 25 + derive(self.seed, "cycle", cycle, "pass") % (passes * 25)
-        return PointPlacement(str(Selector(role=Role.BACKEND, point=point, k=k)))
+        return str(Selector(role=Role.BACKEND, point=point, k=k))
 
     def _trigger(self, cycle: int, placement: PointPlacement) -> Trigger | None:
         role = placement.arm().role
@@ -315,60 +285,47 @@ class CampaignPlan(msgspec.Struct, frozen=True):
         victim = RoleChild(Role.BACKEND.short_name if kind is TriggerKind.CRASH else role.short_name, draw)
         return Trigger(kind, self._time(cycle).delay_ms, victim)
 
-    def _victims(self, cycle: int, fault: FaultKind) -> Victims:
+    def _victims(self, cycle: int, fault: Fault) -> Victims | None:
         draw = derive(self.seed, "cycle", cycle, "victim")
-        if fault is FaultKind.SIGKILL_ROLE:
-            return RoleChild(_choose(self.roles, self.seed, cycle, "role"), draw)
-        if fault is FaultKind.SIGKILL_SEVERAL:
-            number = 2 + derive(self.seed, "cycle", cycle, "how many") % 3
-            return SeveralChildren(tuple(derive(self.seed, "cycle", cycle, "victim", which) for which in range(number)))
-        return AnyChild(draw)
+        match fault.aim:
+            case Aim.ANY:
+                return AnyChild(draw)
+            case Aim.ROLE:
+                return RoleChild(_choose(self.roles, self.seed, cycle, "role"), draw)
+            case Aim.SEVERAL:
+                number = 2 + derive(self.seed, "cycle", cycle, "how many") % 3
+                return SeveralChildren(tuple(derive(self.seed, "cycle", cycle, "victim", n) for n in range(number)))
+            case Aim.BACKEND:
+                return RoleChild(Role.BACKEND.short_name, draw)
+            case Aim.EVERY_BACKEND:
+                return EveryChild(Role.BACKEND.short_name)
+            case Aim.CHECKPOINTER:
+                return RoleChild(Role.CHECKPOINTER.short_name, draw)
+            case Aim.AUXILIARY:
+                return RoleChild(_choose(_AUXILIARIES, self.seed, cycle, "role"), draw)
+            case Aim.NOBODY:
+                return None
+
+    def _bystander(self, cycle: int, fault: Fault) -> AnyChild | None:
+        return AnyChild(derive(self.seed, "cycle", cycle, "bystander")) if fault.sends(to=Whom.BYSTANDER) else None
+
+    def _pause(self, cycle: int, fault: Fault) -> float:
+        if Pause() not in fault.steps:
+            return 0.0
+        # A postmaster that drains is quick, and a stopped process is in nobody's way for long.
+        return _between(DRAIN_MS if fault.sends(to=Whom.POSTMASTER) else STOPPED_MS, self.seed, cycle, "pause")
+
+    def _checkpoint_point(self, cycle: int, fault: Fault) -> str:
+        asks = BeginCheckpoint() in fault.steps
+        return _choose(CHECKPOINT_POINTS, self.seed, cycle, "checkpoint").name if asks else ""
 
 
-BACKEND_POINTS: Final[dict[Point, int]] = {
-    Point.COMMIT_BEFORE_RECORD: 1,
-    Point.COMMIT_AFTER_RECORD: 1,
-    Point.COMMIT_AFTER_FLUSH: 1,
-    Point.COMMIT_BEFORE_VISIBLE: 1,
-    Point.COMMIT_AFTER_VISIBLE: 1,
-    Point.WAL_INSERT_BEFORE_LOCK: 4,
-    Point.WAL_INSERT_UNDER_LOCK: 4,
-    Point.WAL_INSERT_AFTER_COPY: 4,
-    Point.WAL_FLUSH_BEFORE_WRITE: 1,
-    Point.WAL_FLUSH_BEFORE_FSYNC: 1,
-    Point.HEAP_INSERT_UNDER_LOCK: 1,
-    Point.HEAP_UPDATE_UNDER_LOCK: 2,
-    Point.BTREE_INSERT_UNDER_LOCK: 1,
-}
-"""The points that plans draw from, with how often a transaction of the bank passes each.
+_AUXILIARIES: Final = (Role.BGWRITER.short_name, Role.WALWRITER.short_name)
 
-Only points that every writing backend keeps passing: a cycle whose point is never reached proves nothing.
-"""
-
-RARELY_PASSED: Final[dict[str, frozenset[Point]]] = {
-    "append": frozenset({Point.HEAP_INSERT_UNDER_LOCK, Point.BTREE_INSERT_UNDER_LOCK}),
-}
-"""By workload, those of them that are not drawn: appends change rows, and add one when a list is full."""
-
-OF_SYNCHRONOUS_COMMIT: Final = frozenset(
-    {Point.COMMIT_AFTER_FLUSH, Point.WAL_FLUSH_BEFORE_WRITE, Point.WAL_FLUSH_BEFORE_FSYNC}
-)
-"""Those of them that a backend passes because it waits for its commit's flush."""
-
-
-def pick(victims: Victims, live: Sequence[tuple[int, str]]) -> tuple[int, ...]:
-    """The pids that a plan means, of the live children (pid, role's short name) in fork order.
-
-    Fewer than meant when there are fewer; none when there is no child of the role.
-    """
-    match victims:
-        case AnyChild(draw):
-            return _one([pid for pid, _ in live], draw)
-        case RoleChild(role, draw):
-            return _one([pid for pid, of in live if of == role], draw)
-        case SeveralChildren(draws):
-            left = [pid for pid, _ in live]
-            return tuple(left.pop(draw % len(left)) for draw in draws if left)
+STOPPED_MS: Final = (1.0, 20.0)
+"""How long a victim is stopped before it is killed."""
+DRAIN_MS: Final = (0.0, 2.0)
+"""How long after a request to shut down a child is killed."""
 
 
 def encode(plan: CyclePlan | CampaignPlan) -> bytes:
@@ -386,9 +343,18 @@ def decode_campaign(data: bytes) -> CampaignPlan:
     return msgspec.json.decode(data, type=CampaignPlan)
 
 
-def _one(pids: list[int], draw: int) -> tuple[int, ...]:
-    return (pids[draw % len(pids)],) if pids else ()
-
-
 def _choose(choices: tuple[T, ...], seed: int, cycle: int, what: str) -> T:
     return choices[derive(seed, "cycle", cycle, what) % len(choices)]
+
+
+def _between(span_ms: tuple[float, float], seed: int, cycle: int, what: str) -> float:
+    """A time of a span, in ms with microseconds."""
+    least, most = (round(bound * 1000) for bound in span_ms)
+    return (least + derive(seed, "cycle", cycle, what) % (most - least + 1)) / 1000
+
+
+def _draw(faults: Sequence[Fault], seed: int, cycle: int) -> Fault:
+    """One of them, by their weights."""
+    draw = derive(seed, "cycle", cycle, "fault") % sum(fault.weight for fault in faults)
+    return next(fault for fault, upto in zip(faults, accumulate(fault.weight for fault in faults), strict=True)
+                if draw < upto)  # fmt: skip

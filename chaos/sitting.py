@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chaos.oracles import internal_error, observable
+from chaos.oracles import internal_error, observable, storage
 from chaos.oracles.data import CycleCounts
 from chaos.oracles.data import judge_run as judge_data
 from chaos.oracles.evidence import Evidence
-from chaos.oracles.oracle import OracleResult
+from chaos.oracles.oracle import OracleResult, unexpected
 from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
-from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries
+from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries, replaced_ns, replaces_only
 from chaos.verdict import CycleFacts, Reason, conclude
 from chaos.witness.account import Account
 from reports.rundir import Sitting
@@ -52,6 +52,7 @@ def judge_sitting(run: Sitting, window_ns: int, *, cut_short: bool, demanding: b
     data = judge_data(run, WORKLOADS, loss_window_ns=window_ns)
     observed = observable.judge(run.harness_records(), sum(1 for _ in run.observed_records()))
     refused = internal_error.judge(run.harness_records())
+    stored = storage.judge(run.harness_records())
     cycles = cycles_of(run.harness_records())
     if cut_short:
         # The one that was under way proves nothing and is no fault of anybody's.
@@ -60,7 +61,7 @@ def judge_sitting(run: Sitting, window_ns: int, *, cut_short: bool, demanding: b
     lives = reigns(evidence)
     return JudgedSitting(
         evidence=evidence,
-        data=[*data.results, observed, refused],
+        data=[*(_expected(result, evidence) for result in (*data.results, stored)), observed, refused],
         supervision=[oracle.judge(evidence) for oracle in SUPERVISION],
         ledger=data.ledger,
         cycles=cycles,
@@ -72,16 +73,26 @@ def judge_sitting(run: Sitting, window_ns: int, *, cut_short: bool, demanding: b
     )
 
 
+def _expected(result: OracleResult, evidence: Evidence) -> OracleResult:
+    reason = evidence.kind.not_judged.get(result.name)
+    return result if reason is None else unexpected(result.name, result.title, reason)
+
+
 def _conclude(
     cycle: Cycle, counts: CycleCounts | None, account: Account, lives: Sequence[Reign], witnessed: bool, demanding: bool
 ) -> tuple[Reason, ...]:
     landed = [blow for blow in cycle.blows if blow.landed]
     fell = [fell_ns(cycle, blow, account) if witnessed else blow.t for blow in landed]
     last = max((t for t in fell if t is not None), default=cycle.struck_ns)
+    replaces = replaces_only(cycle.fault)
     if not witnessed:
-        ready = cycle.ready_ns is not None
+        ready = (cycle.first_commit_ns if replaces else cycle.ready_ns) is not None
+    elif last is None or cycle.end_ns is None:
+        ready = False
+    elif replaces:
+        ready = all(replaced_ns(cycle, lives, blow, last) is not None for blow in landed)
     else:
-        ready = last is not None and cycle.end_ns is not None and became_ready_ns(cycle, lives, last) is not None
+        ready = became_ready_ns(cycle, lives, last) is not None
     return conclude(
         CycleFacts(
             cycle=cycle.cycle,

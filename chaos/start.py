@@ -24,23 +24,25 @@ from typing import Protocol
 
 import supervisor
 from chaos.campaign import LEAST_FREE_BYTES, Campaign, CycleResult
+from chaos.command.campaign import CommandCampaign, CommandResult
+from chaos.command.plan import MAIN, CommandPlan
 from chaos.defects import DEFECTS
 from chaos.errors import CampaignError, DiskFull, Unobservable
 from chaos.interruption import Interruption
 from chaos.order import Order, boot_id, resume_order, wait_for_server
 from chaos.orphans import adopt_orphans, reap_orphans
 from chaos.phases import end_of_whole_cycles
-from chaos.plan import WAL_WRITER_DELAY_MS, CampaignPlan
-from chaos.targets.builtin import CODE_ROOT, BuiltinTarget, environment_of
+from chaos.targets.builtin import CODE_ROOT, environment_of
+from chaos.targets.choice import TargetKind
+from chaos.targets.command import CommandTarget
 from chaos.targets.target import TargetError
+from chaos.tested import tested_server, tested_versions
 from chaos.verdict import ExitCode
 from chaos.watch import Seen, Watch
 from chaos.witness.witness import KernelWitness, Unavailable, WitnessStopped, open_witness
 from reports.records import unusable
 from reports.rundir import RESUMED, RunDirectory, RunDirectoryError, sweep, utc_text
 from reports.verdict import Status, Verdict
-from supervisor.points import PointMap
-from workloads.registry import MODULES
 
 JUDGE = [sys.executable, "-m", "chaos.judge"]
 SEGMENT_NOTE = "1 MiB WAL segments, so that campaigns switch and recycle many"
@@ -59,7 +61,7 @@ class Viewer(Protocol):
 
     def say(self, text: str) -> None: ...
     def begin(self) -> None: ...
-    def cycle(self, result: CycleResult) -> None: ...
+    def cycle(self, result: CycleResult | CommandResult) -> None: ...
 
 
 def run_campaign(order: Order, out: Path, *, view: Viewer, keep: bool = False) -> Outcome:
@@ -68,6 +70,7 @@ def run_campaign(order: Order, out: Path, *, view: Viewer, keep: bool = False) -
     Raises CampaignError, TargetError, RunDirectoryError, StaleDefectError; the run directory holds what was
     recorded so far. KeyboardInterrupt comes out of it when there was a second Ctrl-C, while it was judging.
     """
+    tested_versions(order.target)  # what is not here is refused before there is a directory
     run = RunDirectory.create(out, order.plan.seed)
     with run.lock():
         view.say(f"run directory: {run.path}")
@@ -93,6 +96,8 @@ def _run(run: RunDirectory, order: Order, view: Viewer, *, keep: bool) -> Outcom
     with Interruption() as interruption:
         sweep(run.path.parent)
         _describe(run, order)
+        if order.target.kind is not TargetKind.BUILTIN:
+            view.say(f"server: {run.read_info().versions['server']}")
         try:
             interrupted = _crash(run, order, view, interruption)
             _note_end(run)
@@ -154,7 +159,7 @@ def _crash(run: RunDirectory, order: Order, view: Viewer, interruption: Interrup
         if watch is not None:
             made.callback(watch.close)
         ended = _cycle_ended(view, witness, watch, interruption)
-        campaign = _campaign(run, order.plan, witness, code, made, interruption, ended)
+        campaign = _campaign(run, order, witness, code, made, interruption, ended)
         made.callback(interruption.hold)
         view.begin()
         try:
@@ -198,48 +203,40 @@ def judge_in_a_process(run: RunDirectory, interruption: Interruption, *, interru
 
 def _campaign(
     run: RunDirectory,
-    plan: CampaignPlan,
+    order: Order,
     witness: KernelWitness | Unavailable,
     code: Path | None,
     made: ExitStack,
     interruption: Interruption,
-    ended: Callable[[CycleResult], None],
-) -> Campaign:
+    ended: Callable[[CycleResult | CommandResult], None],
+) -> Campaign | CommandCampaign:
     """The campaign, ready to run; what it needs is taken down by `made`."""
-    options = {
-        "max_connections": str(plan.backends + 8),
-        "shared_preload_libraries": ",".join(MODULES[name] for name in plan.workloads),
-        "crashbed.run_name": run.path.name,
-        "crashbed.history_directory": str(run.history.absolute()),
-        "crashbed.points_map": str(run.points_map.absolute()),
-    }
-    if not plan.synchronous_commit:
-        options |= {"synchronous_commit": "off", "wal_writer_delay": f"{WAL_WRITER_DELAY_MS}ms"}
-    # One that was made already has the coverage of earlier sittings.
-    points = PointMap(run.points_map, create=not run.points_map.exists())
-    made.callback(points.close)
-    target = BuiltinTarget(
-        run.pgdata.absolute(), options=options, log=run.server_log.absolute(), journal=run.server_events.absolute(),
-        code=code,
-    )  # fmt: skip
-    made.callback(target.close)
+    plan = order.plan
 
     def started(pid: int) -> None:
         if isinstance(witness, KernelWitness):
             with interruption.held():
-                witness.follow(pid, "postmaster")
+                witness.follow(pid, MAIN if isinstance(plan, CommandPlan) else "postmaster")
 
-    campaign = Campaign(run, plan, target, points, on_cycle=ended, on_start=started)
+    if isinstance(plan, CommandPlan):
+        command = CommandTarget(plan, log=run.server_log.absolute())
+        made.callback(command.close)
+        against = CommandCampaign(run, plan, command, on_cycle=ended, on_start=started)
+        made.callback(against.close)
+        return against
+    server = tested_server(run, order, plan, code)
+    made.callback(server.close)
+    campaign = Campaign(run, plan, server.target, server.points, server.driver, on_cycle=ended, on_start=started)
     made.callback(campaign.close)
     return campaign
 
 
 def _cycle_ended(
     view: Viewer, witness: KernelWitness | Unavailable, watch: Watch | None, interruption: Interruption
-) -> Callable[[CycleResult], None]:
+) -> Callable[[CycleResult | CommandResult], None]:
     """What is done when a cycle has ended."""
 
-    def ended(result: CycleResult) -> None:
+    def ended(result: CycleResult | CommandResult) -> None:
         view.cycle(result)
         if isinstance(witness, KernelWitness):
             # If this harness is killed, the account is whole up to here.
@@ -281,8 +278,8 @@ def _describe(run: RunDirectory, order: Order) -> None:
         info.stop_rule = f"{order.stop} (resumed with cycle {order.begin}; before: {info.stop_rule})"
     else:
         info.command = [_program(), *sys.argv[1:]]
-        info.target = BuiltinTarget.name
-        info.versions = {"crashbed": supervisor.VERSION, "server": supervisor.SERVER_VERSION}
+        info.target = str(order.target.kind)
+        info.versions = {"crashbed": supervisor.VERSION, **tested_versions(order.target)}
         info.host = {"kernel": platform.release(), "cpus": os.cpu_count(), "boot_id": boot_id()}
         info.stop_rule = str(order.stop)
     run.write_info(info)

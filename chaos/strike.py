@@ -13,28 +13,32 @@ from __future__ import annotations
 import signal
 import time
 
+from chaos.drivers.driver import Load
 from chaos.errors import CampaignError
-from chaos.faults import FAULTS, Blow, Fault
-from chaos.faults.signals import SIGTERM_ROLE
-from chaos.load import Load
-from chaos.plan import CyclePlan, FaultKind, PointPlacement, TimePlacement, Trigger, TriggerKind, Victims
+from chaos.faults import FAULTS, Blow
+from chaos.faults.steps import Scene, strike_one
+from chaos.plan import CyclePlan, PointPlacement, TimePlacement, Trigger, TriggerKind
 from chaos.targets.target import Target
 from chaos.verdict import LEAST_ACKNOWLEDGED
-from supervisor.points import PointMap
+from supervisor.points import PointAction, PointMap
 
 DEADLINE_S = 30.0
 """For the load's 20th acknowledgement, and for an armed point to be reached."""
 
 
 class Strike:
-    """The fault of one cycle. `prepare` before the workers connect, `fall` while they work."""
+    """The fault of one cycle. `prepare` before the workers connect, `fall` while they work.
 
-    def __init__(self, plan: CyclePlan, target: Target, points: PointMap) -> None:
+    A target without points has no map of them, and its plans place nothing at one.
+    """
+
+    def __init__(self, plan: CyclePlan, target: Target, points: PointMap | None) -> None:
         self._plan = plan
         self._target = target
         self._points = points
-        self._arm: int | None = None
-        self._unseen_ns = 0  # the armed point had not been hit by then
+        self._arms: list[int] = []  # set, and not seen to be hit
+        self._unseen_ns = 0  # none of them had been hit by then
+        self.scene = Scene(plan, target, points)
         self.trigger: list[Blow] = []
         """The crash that forks the point's process anew, if the plan needs one."""
         self.blows: list[Blow] = []
@@ -48,13 +52,23 @@ class Strike:
     @property
     def fired(self) -> bool:
         """Whether the armed point was hit, as far as anybody has looked."""
-        return self._arm is None and bool(self.blows) and isinstance(self._plan.placement, PointPlacement)
+        return any(blow.landed for blow in self.blows) and isinstance(self._plan.placement, PointPlacement)
+
+    @property
+    def halfway(self) -> bool:
+        """Whether the armed point was hit, and is to be hit again."""
+        return self.fired and bool(self._arms)
+
+    @property
+    def decisive(self) -> bool:
+        """Whether something was done that the server must act on: to stop a process is nothing by itself."""
+        return any(blow.landed and blow.signal != signal.SIGSTOP for blow in (*self.trigger, *self.blows))
 
     def prepare(self) -> None:
         """Arm the plan's point if it is one that the cycle's own workers pass."""
-        self._points.disarm_all()
+        self._disarm_all()
         if isinstance(self._plan.placement, PointPlacement) and self._plan.trigger is None:
-            self._set_arm(self._plan.placement)
+            self._set_arms(self._plan.placement)
 
     def fall(self, load: Load) -> None:
         """Wait for the plan's moment and strike; returns when a blow has landed, or cannot any more.
@@ -63,9 +77,8 @@ class Strike:
         """
         match self._plan.placement:
             case TimePlacement() as placement:
-                assert self._plan.victims is not None
                 self._wait_for_moment(placement.delay_ms, load)
-                self.blows = self._inject(FAULTS[self._plan.fault], self._plan.victims)
+                self.blows = self.scene.carry_out(FAULTS[self._plan.fault], lambda wait_s: self._let_pass(wait_s, load))
             case PointPlacement() as placement:
                 if self._plan.trigger is not None:
                     self._pull(self._plan.trigger, placement, load)
@@ -74,47 +87,57 @@ class Strike:
 
     def look(self) -> None:
         """See whether the armed point was hit since the last look."""
-        if self._arm is None:
+        if not self._arms:
             return
+        assert self._points is not None
         now = time.monotonic_ns()
-        pid = self._points.fired(self._arm)
-        if pid is None:
+        hit = [(arm, pid) for arm in self._arms if (pid := self._points.fired(arm)) is not None]
+        for arm, pid in hit:
+            self.blows.append(self._blow_at_point(self._unseen_ns, pid, landed=True))
+            self._arms.remove(arm)
+        if not hit:
             self._unseen_ns = now
-            return
-        assert isinstance(self._plan.placement, PointPlacement)
-        role = self._plan.placement.arm().role.short_name
-        self.blows = [Blow(self._unseen_ns, pid, role, int(signal.SIGKILL), True)]
-        self._arm = None
 
     def disarm(self) -> None:
-        """Take the arm back: nobody may be hit from now on. A point that was not reached is a blow that missed."""
+        """Take the arms back: nobody may be hit from now on. A point that was not reached is a blow that missed."""
         self.look()
-        self._points.disarm_all()
-        if self._arm is not None:
-            assert isinstance(self._plan.placement, PointPlacement)
-            role = self._plan.placement.arm().role.short_name
-            self.blows = [Blow(time.monotonic_ns(), 0, role, int(signal.SIGKILL), False)]
-            self._arm = None
+        self._disarm_all()
+        for _ in self._arms:
+            self.blows.append(self._blow_at_point(time.monotonic_ns(), 0, landed=False))
+        self._arms.clear()
 
-    def _set_arm(self, placement: PointPlacement) -> None:
-        self._arm = self._points.arm(placement.arm())
+    def close(self) -> None:
+        """Leave nobody stopped and nothing open."""
+        self.scene.close()
+
+    def _disarm_all(self) -> None:
+        if self._points is not None:
+            self._points.disarm_all()
+
+    def _set_arms(self, placement: PointPlacement) -> None:
+        if self._points is None:
+            raise CampaignError(f"cycle {self._plan.cycle}: the target has no points")
+        points = self._points
+        self._arms = [points.arm(placement.arm()) for _ in range(placement.times)]
         self._unseen_ns = time.monotonic_ns()
+
+    def _blow_at_point(self, t: int, pid: int, *, landed: bool) -> Blow:
+        """The next of the plan's blows at its point; each is a part of its own, for each was meant."""
+        assert isinstance(self._plan.placement, PointPlacement)
+        arm = self._plan.placement.arm()
+        exits = arm.action is PointAction.EXIT
+        return Blow(
+            t, pid, arm.role.short_name, 0 if exits else int(signal.SIGKILL), landed,
+            part=len(self.blows), code=arm.argument if exits else None,
+        )  # fmt: skip
 
     def _pull(self, trigger: Trigger, placement: PointPlacement, load: Load) -> None:
         self._wait_for_moment(trigger.delay_ms, load)
-        self._set_arm(placement)
+        self._set_arms(placement)
         if trigger.kind is TriggerKind.CRASH:
-            self.trigger = self._inject(FAULTS[FaultKind.SIGKILL_ROLE], trigger.victim)
+            self.trigger = strike_one(self._target, trigger.victim, signal.SIGKILL)
         else:
-            self._inject(SIGTERM_ROLE, trigger.victim)
-
-    def _inject(self, fault: Fault, victims: Victims) -> list[Blow]:
-        processes = self._target.processes()
-        try:
-            return fault.inject(victims, processes)
-        finally:
-            for process in processes:
-                process.close()
+            strike_one(self._target, trigger.victim, signal.SIGTERM)  # it breaks nothing: it makes room for another
 
     def _wait_for_moment(self, delay_ms: float, load: Load) -> None:
         """The 20th acknowledgement, and so many milliseconds more."""
@@ -122,10 +145,15 @@ class Strike:
         while load.acknowledged() < LEAST_ACKNOWLEDGED and not load.over():
             self._give_up_at(deadline, f"the load's {LEAST_ACKNOWLEDGED}th acknowledgement", load)
             load.wait()
-        moment = time.monotonic() + delay_ms / 1000
+        self._let_pass(delay_ms / 1000, load)
+
+    def _let_pass(self, wait_s: float, load: Load) -> None:
+        """So many seconds, the load going on; without any, one look at it."""
+        moment = time.monotonic() + wait_s
+        load.acknowledged()
         while (left := moment - time.monotonic()) > 0:
-            load.acknowledged()
             load.wait(min(left, 0.002))
+            load.acknowledged()
 
     def _wait_for_point(self, load: Load) -> None:
         """Until the armed point is hit, or nobody is left who could reach it."""

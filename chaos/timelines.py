@@ -176,7 +176,7 @@ def _of_account(evidence: Evidence) -> list[Life]:
     """Every postmaster, each followed by its children in the order of their forks."""
     found: list[Life] = []
     for reign in reigns(evidence):
-        found.append(_life(reign.postmaster, "postmaster", reign, evidence))
+        found.append(_life(reign.postmaster, reign.title, reign, evidence))
         found.extend(_life(child.process, child.role, reign, evidence) for child in reign.children)
     return found
 
@@ -196,7 +196,7 @@ def _life(process: Process, role: str, reign: Reign, evidence: Evidence) -> Life
 def _sender(by: int, t_ns: int, receiver: Process, reign: Reign, evidence: Evidence) -> str:
     account = evidence.account
     if by == reign.postmaster.pid:
-        return "postmaster"
+        return reign.title
     if by == receiver.pid:
         return "itself"
     if account.opened is not None and by == account.opened.pid:

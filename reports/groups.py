@@ -20,7 +20,7 @@ LEAST_LIMIT = 64 * KIB
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One part of the cycles: how many, and their time to the first new commit in milliseconds."""
+    """One part of the cycles: how many, and their time to recover in milliseconds."""
 
     label: str
     count: int
@@ -42,11 +42,13 @@ def groups(recoveries: Sequence[Recovery]) -> tuple[Group, ...]:
     timed = [recovery for recovery in recoveries if recovery.first_commit is not None]
     if not timed:
         return ()
-    return (
+    found = [
         Group("Fault", _rows(timed, lambda recovery: recovery.fault or "not recorded")),
         Group("Victim", _rows(timed, _victim)),
-        Group("WAL replayed", _by_size(timed)),
-    )
+    ]
+    if any(recovery.redo_bytes is not None for recovery in timed):
+        found.append(Group("WAL replayed", _by_size(timed)))
+    return tuple(found)
 
 
 def _rows(timed: Sequence[Recovery], label: Callable[[Recovery], str]) -> tuple[GroupRow, ...]:

@@ -30,12 +30,16 @@ PHASES = (
     ("fan_out_done", "Fan-out", "the last child was sent SIGQUIT"),
     ("last_child_reaped", "Children leave", "the last old child was reaped"),
     ("memory_reset", "Memory reset", "the new generation of shared memory stood"),
+    ("replaced", "Replacement", "the last process that replaces an ended one was forked"),
     ("redo_start", "Startup", "the startup process began to replay WAL"),
     ("redo_end", "Redo", "the last record was replayed"),
     ("ready", "Ready", "the server said that it accepts connections"),
-    ("first_commit", "First commit", "the first new transaction was acknowledged"),
+    ("first_commit", "Sign of life", "the first new transaction was acknowledged; of a command, its probe answered"),
 )
 """(field of Recovery, name of the phase that ends there, what had happened by then), in order."""
+
+COMMAND = "command"
+"""The target that has no transactions: any command."""
 
 SHARES = (0.50, 0.90, 0.95, 0.99)
 
@@ -73,8 +77,8 @@ class PhaseRow:
 
     title: str
     meaning: str
-    median: float | None
-    p99: float | None
+    median: float
+    p99: float
     in_median: float | None
     in_worst: float | None
 
@@ -152,6 +156,11 @@ class Report:
     faults: tuple[tuple[str, int], ...] = field(default=())
 
     @property
+    def sign_of_life(self) -> str:
+        """What the time to recover ends with, in words."""
+        return sign_of_life(self.verdict)
+
+    @property
     def to_first_commit(self) -> Times | None:
         """The time to recover as the project defines it, if any cycle was timed."""
         return next((times for times in self.times if times.key == "first_commit"), None)
@@ -176,7 +185,7 @@ def build(run: RunDirectory) -> Report:
         name=run.path.resolve().name,
         verdict=verdict,
         info=run.read_info(),
-        times=_times(recoveries),
+        times=_times(recoveries, sign_of_life(verdict)),
         recoveries=recoveries,
         median=median,
         worst=worst,
@@ -192,6 +201,11 @@ def build(run: RunDirectory) -> Report:
         used=tuple(_used(details.resources)),
         faults=_fault_counts(harness),
     )
+
+
+def sign_of_life(verdict: Verdict) -> str:
+    """What the time to recover ends with."""
+    return "first answer" if verdict.target == COMMAND else "first new commit"
 
 
 def spans(recovery: Recovery) -> list[Span]:
@@ -212,9 +226,9 @@ def spans(recovery: Recovery) -> list[Span]:
     return found
 
 
-def _times(recoveries: Sequence[Recovery]) -> tuple[Times, ...]:
+def _times(recoveries: Sequence[Recovery], sign_of_life: str) -> tuple[Times, ...]:
     kept: list[Times] = []
-    for key, title in (("ready", "Kill to ready"), ("first_commit", "Kill to first new commit")):
+    for key, title in (("ready", "Kill to ready"), ("first_commit", f"Kill to {sign_of_life}")):
         read = attrgetter(key)
         ordered = tuple(sorted(value for value in map(read, recoveries) if value is not None))
         if ordered:
@@ -233,12 +247,14 @@ def _phases(timed: Sequence[Recovery], median: Recovery | None, worst: Recovery 
     rows: list[PhaseRow] = []
     for _, title, meaning in PHASES:
         ordered = sorted(lengths.get(title, ()))
+        if not ordered:
+            continue
         rows.append(
             PhaseRow(
                 title=title,
                 meaning=meaning,
-                median=percentile(ordered, 0.5).value if ordered else None,
-                p99=percentile(ordered, 0.99).value if ordered else None,
+                median=percentile(ordered, 0.5).value,
+                p99=percentile(ordered, 0.99).value,
                 in_median=of_median.get(title),
                 in_worst=of_worst.get(title),
             )

@@ -23,7 +23,7 @@ from reports.charts.draw import Charts, draw
 from reports.charts.figure import milliseconds
 from reports.charts.recovery import INKS, MOST_CYCLES
 from reports.details import Lane
-from reports.model import Report
+from reports.model import COMMAND, Report
 from reports.statistics import Percentile, percent
 from reports.verdict import Bound, Fate, Ledger, OracleStatus, Status, Verdict
 
@@ -208,6 +208,7 @@ def _values(report: Report) -> dict[str, Any]:
     commit = report.to_first_commit
     return {
         "report": report,
+        "command_target": verdict.target == COMMAND,
         "verdict": verdict,
         "status_word": word,
         "status_glyph": glyph,

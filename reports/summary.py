@@ -32,7 +32,7 @@ def render(report: Report) -> str:
     if commit is not None:
         median, p99 = commit.percentiles[0].value, commit.percentiles[-1].value
         shown = [milliseconds(value, median) for value in (median, p99, commit.worst)]
-        lines.append(f"- Kill to first new commit: median {shown[0]} ms, p99 {shown[1]} ms, worst {shown[2]} ms.")
+        lines.append(f"- {commit.title}: median {shown[0]} ms, p99 {shown[1]} ms, worst {shown[2]} ms.")
     lines.append("")
     if verdict.findings:
         lines += ["### Failures", ""]

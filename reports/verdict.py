@@ -160,7 +160,8 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
 class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     """One cycle's way from the kill to the first new commit: milliseconds since the kill.
 
-    None where it was not seen or did not happen (no redo after a crash of a server that had nothing to do).
+    None where it was not seen or did not happen (no redo after a crash of a server that had nothing to do). Of a
+    command, which has no transactions, `first_commit` is the first answer to its probe when it was whole again.
     `fault` and `victim` name what was done to whom, for the reader; `redo_bytes` is how much WAL was replayed.
     """
 
@@ -172,6 +173,7 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     fan_out_done: float | None = None
     last_child_reaped: float | None = None
     memory_reset: float | None = None
+    replaced: float | None = None
     redo_start: float | None = None
     redo_end: float | None = None
     ready: float | None = None

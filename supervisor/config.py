@@ -79,6 +79,7 @@ LEVELS = ("debug2", "debug1", "info", "notice", "warning", "error", "log", "fata
 
 TABLE: tuple[Row, ...] = (
     Row("max_connections", int, 100, Unit.NONE, 1, 10_000, meaning="client backends at once"),
+    Row("max_worker_processes", int, 8, Unit.NONE, 0, 1000, meaning="background workers at once"),
     Row("port", int, 5432, Unit.NONE, 1, 65535, meaning="names the socket: .s.PGSQL.<port>"),
     Row("unix_socket_directories", str, "", meaning="where the socket lies; empty is the data directory"),
     Row("listen_backlog", int, 512, Unit.NONE, 1, 65535, meaning="connections that the kernel keeps waiting"),
@@ -176,7 +177,7 @@ TABLE: tuple[Row, ...] = (
         1_048_576,
         meaning="bytes kept of a statement",
     ),
-    Row("shared_preload_libraries", tuple, (), meaning="workload modules whose procedures CALL offers"),
+    Row("shared_preload_libraries", tuple, (), meaning="modules that offer procedures to CALL, or background workers"),
     Row("log_min_messages", str, "warning", choices=LEVELS, meaning="least level in the server log", context=SIGHUP),
     # The kernel takes 249 bytes for the name of a memfd.
     Row("crashbed.run_name", str, "local", maximum=64, meaning="part of the shared memory's name"),
@@ -201,6 +202,7 @@ class Settings:
     """The settings of one server life, checked; see `TABLE` for units and bounds."""
 
     max_connections: int = 100
+    max_worker_processes: int = 8
     port: int = 5432
     unix_socket_directories: str = ""
     listen_backlog: int = 512

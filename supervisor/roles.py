@@ -12,8 +12,8 @@ from typing import Final
 
 
 class Role(IntEnum):
-    """One kind of process. The integer is what shared memory and the journal store, so values are never
-    reused.
+    """One kind of process. The integer is what shared memory and the journal store, so a child's value is
+    never given to another; the postmaster's, which neither ever stores, stays behind them.
 
     The order is also the order of the counts in the postmaster's `State.children`.
     """
@@ -24,7 +24,8 @@ class Role(IntEnum):
     WALWRITER = 3
     BACKEND = 4
     DEAD_END = 5
-    POSTMASTER = 6
+    BGWORKER = 6
+    POSTMASTER = 7
 
     @property
     def short_name(self) -> str:
@@ -40,6 +41,7 @@ _SHORT_NAMES: Final[tuple[str, ...]] = (
     "walwriter",
     "backend",
     "dead_end",
+    "bgworker",
     "postmaster",
 )
 """Indexed by the value of the role."""

@@ -88,13 +88,22 @@ def kernel() -> Iterator[Kernel]:
 
 
 @pytest.fixture
-def make_scene(make_server: MakeServer, kernel: Kernel) -> MakeScene:
-    """Make servers that serve, each with the kernel's account of it."""
+def make_scene(make_server: MakeServer, kernel: Kernel) -> Iterator[MakeScene]:
+    """Make servers that serve, each with the kernel's account of it.
+
+    Whatever a test did to a sound one, no oracle of supervision may accuse it.
+    """
+    sound: list[Scene] = []
 
     def make(options: Mapping[str, str] | None = None, *, code: Path | None = None) -> Scene:
-        return Scene(make_server(options, code=code).start(), kernel)
+        scene = Scene(make_server(options, code=code).start(), kernel)
+        if code is None:
+            sound.append(scene)
+        return scene
 
-    return make
+    yield make
+    for scene in sound:
+        assert scene.accusations() == []
 
 
 @pytest.fixture

@@ -87,7 +87,8 @@ def _lsn(context: click.Context, parameter: click.Parameter, value: str | None) 
         raise click.BadParameter(f"'{value}' is not an LSN: write two hexadecimal numbers, as in 0/1000020") from None
 
 
-def _disk(directory: Path) -> PosixDisk:
+def open_disk(directory: Path) -> PosixDisk:
+    """The files of a data directory; StartupError where there is none."""
     try:
         return PosixDisk(str(directory), SoloHost())
     except OSError as error:
@@ -111,7 +112,7 @@ def waldump(directory: Path, start: int | None, limit: int | None) -> int:
     It only reads, so the server may run meanwhile. The oldest LSN that can be given is the start of the oldest
     segment in pg_wal, plus its header; `crashbed controldata` names the last checkpoint's.
     """
-    disk = _disk(directory)
+    disk = open_disk(directory)
     for line in dump_wal(disk, read_control(disk), start=start, limit=limit):
         click.echo(line)
     return 0
@@ -125,7 +126,7 @@ def controldata(directory: Path) -> int:
     \b
     crashbed controldata -D data
     """
-    click.echo(controldata_text(read_control(_disk(directory))), nl=False)
+    click.echo(controldata_text(read_control(open_disk(directory))), nl=False)
     return 0
 
 

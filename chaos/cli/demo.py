@@ -11,7 +11,7 @@ from chaos.cli.view import View
 from chaos.defects import DEFECTS
 from chaos.explain.story import tell_verdict
 from chaos.order import Order, StopRule
-from chaos.plan import CampaignPlan, FaultKind
+from chaos.plan import CampaignPlan
 from chaos.start import run_campaign
 from reports.rundir import RunDirectory
 from reports.verdict import Status
@@ -36,7 +36,7 @@ def demo(out: Path, seed: int, kills: int) -> int:
     \b
     crashbed demo
     """
-    plan = CampaignPlan(seed=seed, faults=(FaultKind.SIGKILL_RANDOM,), point_one_in=0)
+    plan = CampaignPlan(seed=seed, faults=("sigkill-random",), point_one_in=0)
     stop = StopRule(cycles=kills)
     with View(plan, stop) as view:
         outcome = run_campaign(Order(plan, stop, defect=DEFECT), out, view=view, keep=True)

@@ -15,11 +15,12 @@ from chaos.cli.demo import demo
 from chaos.cli.doctor import doctor
 from chaos.cli.evidence import judge, report
 from chaos.cli.explain import explain
+from chaos.cli.faults import faults
 from chaos.cli.reload import reload
 from chaos.cli.run import replay, run_command
+from chaos.cli.verify import verify
 from chaos.defects.defect import StaleDefectError
-from chaos.errors import CampaignError
-from chaos.plan import PlanError
+from chaos.errors import CampaignError, PlanError
 from chaos.targets.target import TargetError
 from chaos.verdict import ExitCode
 from reports.rundir import RunDirectoryError
@@ -36,6 +37,7 @@ def crashbed() -> None:
     \b
     crashbed run                       20 kills of the built-in server, a verdict, a report
     crashbed run --kills 300           more of them
+    crashbed run plan.toml             any server of several processes: its supervision
     crashbed replay out/... --cycle 7  one cycle again
     crashbed explain out/...           how its first failure came about
     crashbed run --resume out/...      go on with a run that was cut off
@@ -58,9 +60,11 @@ for command in (
     init,
     serve,
     reload,
+    verify,
     waldump,
     controldata,
     points,
+    faults,
 ):
     crashbed.add_command(command)
 

@@ -11,13 +11,17 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from chaos.cli.command import order_of
 from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
+from chaos.faults import DEFAULT, FAULTS
+from chaos.faults.availability import ALL, select
 from chaos.order import Order, StopRule, read_order
 from chaos.phases import cycles_of
-from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan, FaultKind
+from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan
 from chaos.start import resume_campaign, run_campaign
+from chaos.targets.choice import TargetChoice, TargetKind
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS, WorkloadUnavailable
 
@@ -57,14 +61,32 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
     return seconds
 
 
+def _settings(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not (name.strip() and equals):
+            raise click.BadParameter(f"'{text}' is no setting: write NAME=VALUE, as in fsync=off")
+        settings[name.strip()] = value.strip()
+    return settings
+
+
 @click.command("run")
+@click.argument("plan_file", metavar="[PLAN.toml]", required=False, type=click.Path(path_type=Path))
+@click.option("--target", "target_kind", type=click.Choice([str(kind) for kind in TargetKind]), default="builtin",
+              show_default=True, help="What is crashed: the built-in server, a real PostgreSQL, or a plan's command.")  # fmt: skip
+@click.option("--pg-bindir", type=click.Path(path_type=Path), metavar="DIR",
+              help="Where PostgreSQL's programs are.  [default: PATH, the usual places, the wheel]")  # fmt: skip
+@click.option("--pg-set", "pg_settings", multiple=True, callback=_settings, metavar="NAME=VALUE",
+              help="Start PostgreSQL with this setting. May be repeated.")  # fmt: skip
 @click.option("--workload", "workloads", default="bank", show_default=True, callback=_workloads,
               help="Workloads, separated by commas; each cycle runs one.")  # fmt: skip
 @click.option("--backends", default=8, show_default=True, help="Workers inside the server.")
 @click.option("--kills", type=click.IntRange(1), help="Stop after so many cycles.  [default: 20]")
 @click.option("--duration", callback=_duration, metavar="TIME", help="Stop after so long: 90s, 10m, 2h.")
-@click.option("--fault", "faults", default=",".join(FaultKind), show_default=True,
-              callback=_names(tuple(FaultKind), "fault"), help="Faults, separated by commas.")  # fmt: skip
+@click.option("--fault", "faults", default=",".join(DEFAULT), show_default=True,
+              callback=_names((*FAULTS, ALL), "fault"),
+              help="Faults (see crashbed faults), separated by commas; all: each that can be done here.")  # fmt: skip
 @click.option("--point", "points", multiple=True, metavar="SELECTOR",
               help="Place every fault at such a point: role[#nth]/point:k (see crashbed points). May be repeated.")  # fmt: skip
 @click.option("--no-points", is_flag=True, help="Place no fault at a point, all of them in time.")
@@ -87,6 +109,10 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 @click.pass_context
 def run_command(
     context: click.Context,
+    plan_file: Path | None,
+    target_kind: str,
+    pg_bindir: Path | None,
+    pg_settings: dict[str, str],
     workloads: tuple[str, ...],
     backends: int,
     kills: int | None,
@@ -104,17 +130,20 @@ def run_command(
     keep: bool,
     resume: Path | None,
 ) -> int:
-    """Crash the built-in server again and again, and judge what survived.
+    """Crash a server again and again, and judge what survived.
 
     \b
     crashbed run
     crashbed run --kills 300 --workload bank
     crashbed run --duration 10m --fault sigkill-several,sigquit
+    crashbed run --kills 200 --fault all
     crashbed run --duration 8h --stop-on-finding
     crashbed run --kills 50 --point backend/COMMIT_AFTER_FLUSH:30
     crashbed run --kills 20 --point startup/REDO_RECORD:5     a crash, and another during its recovery
     crashbed run --synchronous-commit off     may lose the last commits, and nothing else
     crashbed run --seed 7 --kills 20          the same plan every time
+    crashbed run --target postgres --workload bank,append
+    crashbed run plan.toml                    any server of several processes: its supervision alone
     crashbed run --resume out/20260101T120000Z-7
     crashbed run --resume out/20260101T120000Z-7 --kills 600
 
@@ -124,23 +153,34 @@ def run_command(
     """
     if resume is not None:
         return _resume(context, resume, kills, duration, keep=keep)
+    if plan_file is not None:
+        return _run(order_of(context, plan_file, kills=kills, duration_s=duration, seed=seed), out, keep=keep)
+    if target_kind == TargetKind.COMMAND:
+        raise click.UsageError("--target command needs a plan file: crashbed run PLAN.toml")
     if points and no_points:
         raise click.UsageError("--point and --no-points contradict each other: give one of them")
+    target = TargetChoice(TargetKind(target_kind), str(pg_bindir.absolute()) if pg_bindir else None, pg_settings)
+    if target.kind is not TargetKind.BUILTIN and not points:
+        no_points = True
+    chosen, left_out = select(faults, target.kind)
+    for line in left_out:
+        click.echo(line)
     plan = CampaignPlan(
         seed=seed if seed is not None else secrets.randbits(32),
         workloads=workloads,
         backends=backends,
-        faults=tuple(FaultKind(name) for name in faults),
+        faults=chosen,
         points=points,
         point_one_in=1 if points else 0 if no_points else POINT_ONE_IN,
         epoch_cycles=epoch_cycles,
         synchronous_commit=synchronous_commit == "on",
         delay_ms=DELAY_MS if synchronous_commit == "on" else ASYNCHRONOUS_DELAY_MS,
     )
+    target.check(plan, defect)
     if kills is None and duration is None:
         kills = 20
     stop = StopRule(cycles=kills, duration_s=duration, on_finding=stop_on_finding)
-    return _run(Order(plan, stop, defect, require), out, keep=keep)
+    return _run(Order(plan, stop, target, defect, require), out, keep=keep)
 
 
 def _resume(context: click.Context, directory: Path, kills: int | None, duration_s: float | None, *, keep: bool) -> int:
@@ -155,7 +195,9 @@ def _resume(context: click.Context, directory: Path, kills: int | None, duration
             RunDirectory.open(directory),
             cycles=kills,
             duration_s=duration_s,
-            view=lambda order: shown.enter_context(View(order.plan, order.stop, done=order.begin - order.first_cycle)),
+            view=lambda order: shown.enter_context(
+                View(order.plan, order.stop, done=order.begin - order.first_cycle, server=order.target.kind.words)
+            ),
             keep=keep,
         )
     show_verdict(outcome.verdict, outcome.report)
@@ -182,7 +224,7 @@ def replay(directory: Path, cycle: int, out: Path | None) -> int:
         raise click.UsageError(f"{run.path} has no cycle {cycle}: it ran cycles {min(ran)} to {max(ran)}")
     first = _first_on_its_cluster(run, cycle, recorded.plan.epoch_cycles)
     stop = StopRule(cycles=cycle - first + 1)
-    return _run(Order(recorded.plan, stop, recorded.defect, first_cycle=first), out or run.path.parent)
+    return _run(Order(recorded.plan, stop, recorded.target, recorded.defect, first_cycle=first), out or run.path.parent)
 
 
 def _first_on_its_cluster(run: RunDirectory, cycle: int, epoch_cycles: int) -> int:
@@ -196,7 +238,7 @@ def _first_on_its_cluster(run: RunDirectory, cycle: int, epoch_cycles: int) -> i
 
 
 def _run(order: Order, out: Path, *, keep: bool = False) -> int:
-    with View(order.plan, order.stop) as view:
+    with View(order.plan, order.stop, server=order.target.kind.words) as view:
         outcome = run_campaign(order, out, view=view, keep=keep)
     show_verdict(outcome.verdict, outcome.report)
     return outcome.verdict.exit_code

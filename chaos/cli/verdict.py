@@ -40,7 +40,8 @@ def show_verdict(verdict: Verdict, report: Path, story: Sequence[str] = ()) -> N
     click.echo()
     word = click.style(verdict.status.value.upper(), fg=_COLOURS[verdict.status], bold=True)
     click.echo(
-        f"{word}  {verdict.conclusive_cycles} of {verdict.cycles} cycles conclusive, {verdict.ledger.total} operations judged"
+        f"{word}  {verdict.conclusive_cycles} of {verdict.cycles} cycles conclusive"
+        + (f", {verdict.ledger.total} operations judged" if verdict.ledger.total else "")
     )
     for why in verdict.inconclusive:
         click.echo(f"  {why.cycles} inconclusive: {why.reason}" + (f" ({why.remedy})" if why.remedy else ""))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chaos.campaign import CycleResult
+from chaos.command.campaign import CommandResult
+from chaos.command.plan import CommandPlan
 from chaos.errors import CampaignError
 from chaos.order import StopRule
 from chaos.plan import CampaignPlan, PointPlacement
+from chaos.targets.choice import TargetKind
 
-HEADER = "cycle  fault            victim                       acked   ready ms  commit ms"
+_LEAST_WIDTH = 16
+COMMAND_HEADER = "cycle  fault            victim                      ready ms"
 
 
 class _Output(Console):
@@ -31,10 +36,14 @@ class _Output(Console):
 class View:
     """Shows cycles as they end; a context manager, because the progress line must be taken down."""
 
-    def __init__(self, plan: CampaignPlan, stop: StopRule, *, done: int = 0) -> None:
+    def __init__(
+        self, plan: CampaignPlan | CommandPlan, stop: StopRule, *, done: int = 0, server: str = TargetKind.BUILTIN.words
+    ) -> None:
+        self._server = server
         self._console = _Output(highlight=False, soft_wrap=True)
         self._plan = plan
         self._stop = stop
+        self._width = max(_LEAST_WIDTH, *map(len, plan.faults))
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -49,10 +58,7 @@ class View:
         self._task = self._progress.add_task("crashing", total=stop.cycles, completed=done)
 
     def __enter__(self) -> View:
-        plan = self._plan
-        self._console.print(
-            f"crashbed: built-in server, workload {','.join(plan.workloads)}, {plan.backends} backends, seed {plan.seed}"
-        )
+        self._console.print(f"crashbed: {_opening(self._plan, self._server)}, seed {self._plan.seed}")
         self._progress.start()
         return self
 
@@ -67,20 +73,50 @@ class View:
 
     def begin(self) -> None:
         """Before the first cycle."""
-        self._console.print(HEADER, style="dim")
+        if isinstance(self._plan, CommandPlan):
+            header = COMMAND_HEADER
+        else:
+            header = f"cycle  {'fault':<{self._width}} victim                       acked   ready ms  commit ms"
+        self._console.print(header, style="dim")
 
-    def cycle(self, result: CycleResult) -> None:
+    def cycle(self, result: CycleResult | CommandResult) -> None:
         """A cycle has ended."""
-        plan = result.plan
-        landed = [blow for blow in result.blows if blow.landed]
-        victims = ", ".join(f"{blow.role} {blow.pid}" for blow in landed) or "missed"
-        fault = "at point" if isinstance(plan.placement, PointPlacement) else str(plan.fault)
-        ready = f"{result.ready_ms:9.1f}" if result.ready_ms is not None else "        -"
-        commit = f"{result.first_commit_ms:10.1f}" if result.first_commit_ms is not None else "         -"
-        notes = f"  {'; '.join(result.notes)}" if result.notes else ""
-        if isinstance(plan.placement, PointPlacement):
-            notes = f"  {plan.placement.selector}{notes}"
-        self._console.print(
-            f"{plan.cycle:5d}  {fault:<16} {victims:<27.27} {result.acknowledged:6d}  {ready} {commit}{notes}"
-        )
+        line = _of_command(result) if isinstance(result, CommandResult) else _of_server(result, self._width)
+        self._console.print(line)
         self._progress.update(self._task, advance=1)
+
+
+def _opening(plan: CampaignPlan | CommandPlan, server: str) -> str:
+    if isinstance(plan, CommandPlan):
+        return f"{' '.join(plan.start)}, policy {plan.expect.policy}"
+    return f"{server}, workload {','.join(plan.workloads)}, {plan.backends} backends"
+
+
+def _of_server(result: CycleResult, width: int) -> str:
+    plan = result.plan
+    fault = "at point" if isinstance(plan.placement, PointPlacement) else str(plan.fault)
+    commit = f"{result.first_commit_ms:10.1f}" if result.first_commit_ms is not None else "         -"
+    notes = list(result.notes)
+    if isinstance(plan.placement, PointPlacement):
+        notes = [f"{plan.placement.selector}{'  ' if notes else ''}{'; '.join(notes)}"]
+    return (
+        f"{plan.cycle:5d}  {fault:<{width}} {_victims(result):<27.27} {result.acknowledged:6d}  {_ready(result)} {commit}"
+        + _notes(notes)
+    )
+
+
+def _of_command(result: CommandResult) -> str:
+    plan = result.plan
+    return f"{plan.cycle:5d}  {plan.fault:<16} {_victims(result):<27.27} {_ready(result)}{_notes(result.notes)}"
+
+
+def _victims(result: CycleResult | CommandResult) -> str:
+    return ", ".join(f"{blow.role} {blow.pid}" for blow in result.blows if blow.landed) or "missed"
+
+
+def _ready(result: CycleResult | CommandResult) -> str:
+    return f"{result.ready_ms:9.1f}" if result.ready_ms is not None else "        -"
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return f"  {'; '.join(notes)}" if notes else ""

@@ -179,6 +179,17 @@ def harness_lines(harness: Iterable[Record], span: Span) -> list[Line]:
                     f"{record['outcome']}"
                 )
                 lines.append(Line(record["t"], Source.HARNESS, text, Weight.STEP, "fault"))
+            case "postmaster_exit":
+                how = record["status"]
+                text = f"the postmaster has ended, by signal {-how}" if how < 0 else f"the postmaster exited with {how}"
+                lines.append(Line(record["t"], Source.HARNESS, text, Weight.STEP))
+            case "start_beside":
+                text = f"a start beside the living PID {', '.join(map(str, record['orphans']))} was {record['outcome']}"
+                lines.append(Line(record["t"], Source.HARNESS, text, Weight.STEP))
+            case "orphans":
+                left = "by themselves" if record["noticed"] else "only when they were killed"
+                text = f"the {record['number']} children that it left went {left}"
+                lines.append(Line(record["t"], Source.HARNESS, text, Weight.STEP))
             case "first_commit":
                 text = "the first operation after the recovery is acknowledged"
                 lines.append(Line(record["t"], Source.HARNESS, text, kind="first commit"))

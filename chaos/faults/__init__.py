@@ -1,14 +1,6 @@
-"""What can be done to a server: one small value type each, in one registry.
+"""What can be done to a server: each fault a value in one registry, and what tells whether it can be done here."""
 
-A fault knows its name, whether it can be done to a target, how it is done, and what it must cause. It never
-waits for what it causes: that is the campaign's part.
-"""
+from chaos.faults.fault import Blow, Consequence, Fault
+from chaos.faults.registry import DEFAULT, FAULTS
 
-from chaos.faults.fault import Blow, Fault
-from chaos.faults.signals import SigkillRandom, SigkillRole, SigkillSeveral, Sigquit
-
-FAULTS: dict[str, Fault] = {
-    fault.name: fault for fault in (SigkillRandom(), SigkillRole(), SigkillSeveral(), Sigquit())
-}
-
-__all__ = ["FAULTS", "Blow", "Fault"]
+__all__ = ["DEFAULT", "FAULTS", "Blow", "Consequence", "Fault"]

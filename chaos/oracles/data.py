@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from chaos.faults import FAULTS
+from chaos.faults.fault import LOSES_NOTHING
 from chaos.oracles import atomicity, durability, invariant, isolation, resurrection, wal_replay
 from chaos.oracles.ledger import Count, Ledger, add, judge_observation, totals
 from chaos.oracles.loss_window import loss_window
@@ -75,6 +77,7 @@ class _Cycle:
     end_ns: int | None
     kill_ns: int | None
     ready_ns: int | None
+    crashed: bool
 
 
 def judge_run(run: RunDirectory, workloads: Mapping[str, Workload], *, loss_window_ns: int = 0) -> DataJudgement:
@@ -171,7 +174,9 @@ class _Judging:
         if not timeline:
             return
         history = self._history(timeline)
-        crashes = [(c.kill_ns, c.ready_ns or c.end_ns or _FOREVER) for c in timeline if c.kill_ns is not None]
+        crashes = [
+            (c.kill_ns, c.ready_ns or c.end_ns or _FOREVER) for c in timeline if c.kill_ns is not None and c.crashed
+        ]
         losses = loss_window(crashes, self._loss_window_ns)
         judged: set[int] = set()
         for name in sorted({record["workload"] for record in observed}):
@@ -259,11 +264,12 @@ def count_cycles(
 
 
 def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
-    """The cycles of a run in their order. The kill is the first fault that landed."""
+    """The cycles of a run in their order. The kill is the first fault that landed; an orderly end is no crash."""
     begun: dict[int, tuple[int, str | None, int]] = {}
     killed: dict[int, int] = {}
     ready: dict[int, int] = {}
     ended: dict[int, int] = {}
+    orderly: set[int] = set()
     for record in harness:
         match record.get("ev"):
             case "cycle_begin":
@@ -271,14 +277,20 @@ def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
                 begun[record["cycle"]] = (record.get("epoch", 0), workload, record["t"])
             case "fault" if record.get("outcome") != "missed":
                 killed.setdefault(record["cycle"], record["t"])
+                fault = FAULTS.get(record.get("fault", ""))
+                if fault is not None and fault.causes in LOSES_NOTHING:
+                    orderly.add(record["cycle"])
             case "ready":
                 ready[record["cycle"]] = record["t"]
             case "cycle_end":
                 ended[record["cycle"]] = record["t"]
     return [
-        _Cycle(cycle, epoch, workload, begin_ns, ended.get(cycle), killed.get(cycle), ready.get(cycle))
+        _Cycle(
+            cycle, epoch, workload, begin_ns, ended.get(cycle), killed.get(cycle), ready.get(cycle),
+            crashed=cycle not in orderly,
+        )
         for cycle, (epoch, workload, begin_ns) in sorted(begun.items())
-    ]
+    ]  # fmt: skip
 
 
 def _of_workload(history: History, timeline: Iterable[_Cycle], workload: str) -> History:

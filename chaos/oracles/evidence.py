@@ -13,17 +13,24 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from chaos.witness.account import Account
+from chaos.oracles.server_kind import BUILTIN, ServerKind, kind_of
+from chaos.witness.account import Account, Process
 from chaos.witness.records import read
 from reports.rundir import RunDirectory
+from workloads.workload import cycle_of
 
 _T = TypeVar("_T")
+
+SERVED = "served"
+"""The harness's record of the backend that a worker outside the server was connected to."""
 
 
 class ServerRecord(msgspec.Struct, frozen=True):
     """One record of events/server.jsonl; `pid` wrote it. Fields that its kind does not have are empty.
 
     `slot` 0 is no slot. `status` is a raw wait status. `event`, `before`, `after` are those of a step.
+    `data_directory` is that of a postmaster's start.
+    `worker` is the number of a background worker's registration; `name`, `start_time` and `restart_s` are its.
     """
 
     t: int
@@ -37,26 +44,51 @@ class ServerRecord(msgspec.Struct, frozen=True):
     status: int = 0
     sig: int = 0
     clean: bool = True
+    worker: int = 0
+    name: str = ""
+    start_time: str = ""
+    restart_s: int = 0
     event: Any = None
     before: Any = None
     after: Any = None
+    data_directory: str = ""
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """One process as the harness saw it in /proc: `state` is proc(5)'s letter, "Z" a zombie."""
+
+    pid: int
+    parent: int = 0
+    role: str = ""
+    state: str = ""
 
 
 class HarnessRecord(msgspec.Struct, frozen=True):
-    """One record of events/harness.jsonl. `inos` are the memories that `pid` was seen to map at `t`."""
+    """One record of events/harness.jsonl. Fields that its kind does not have are empty.
+
+    `inos` are the memories that `pid` was seen to map at `t`. `child`, `role`, `sig`, `fault` and `outcome` are those of
+    a blow; `child` may also have been seen to have a `role`, or to serve a `worker`; `processes` are all of a command's that were there at `t`.
+    """
 
     t: int
     ev: str
     cycle: int | None = None
     pid: int = 0
     inos: tuple[int, ...] = ()
+    child: int = 0
+    role: str | None = None
+    worker: int = 0
+    sig: int = 0
+    fault: str = ""
+    outcome: str = ""
+    processes: tuple[Seen, ...] = ()
 
 
 _R = TypeVar("_R", ServerRecord, HarnessRecord)
 
 
 class Invoke(NamedTuple):
-    """An operation begun: when, by which process."""
+    """An operation begun: when, by which process (that of the server which performs it, where it is known)."""
 
     t: int
     pid: int
@@ -72,8 +104,10 @@ class Evidence:
         server: Iterable[ServerRecord] = (),
         harness: Iterable[HarnessRecord] = (),
         invokes: Iterable[Invoke] = (),
+        kind: ServerKind = BUILTIN,
     ) -> None:
         self.account = account
+        self.kind = kind
         self.server: Sequence[ServerRecord] = sorted(server, key=lambda record: record.t)
         self.harness: Sequence[HarnessRecord] = sorted(harness, key=lambda record: record.t)
         self.invokes: Sequence[Invoke] = sorted(invokes)
@@ -83,16 +117,20 @@ class Evidence:
     @classmethod
     def of(cls, run: RunDirectory) -> Evidence:
         """Read a run directory, or one sitting of it. Raises RunDirectoryError."""
+        info = run.read_info()
+        harness = list(harness_records(run.harness_records()))
+        backends = {(record.cycle, record.worker): record.child for record in harness if record.ev == SERVED}
         return cls(
             Account(record for record in read(run.kernel_events) if run.covers(record.t)),
             server_records(run.server_records()),
-            harness_records(run.harness_records()),
+            harness,
             (
-                Invoke(record["t"], record["pid"], record["op"])
+                Invoke(record["t"], _server_process(record, backends), record["op"])
                 for reader in run.history_records()
                 for record in reader
                 if record.get("ev") == "invoke"
             ),
+            kind_of(info.target, info.versions),
         )
 
     def missing(self, source: str) -> str | None:
@@ -112,6 +150,20 @@ class Evidence:
         """The harness' records of a span, both ends included."""
         return _between(self.harness, since_ns, until_ns)
 
+    def role_seen(self, process: Process) -> str | None:
+        """The role that the harness saw this process to have; None when it saw none."""
+        return self._roles_seen.get(process.order)
+
+    @cached_property
+    def _roles_seen(self) -> dict[int, str]:
+        seen: dict[int, str] = {}
+        for record in self.harness:
+            role = record.role if record.ev == "role" else "backend" if record.ev == SERVED else None
+            process = self.account.at(record.child, record.t) if role is not None else None
+            if process is not None and role is not None:
+                seen[process.order] = role
+        return seen
+
     def cycle_at(self, t_ns: int) -> int | None:
         """The cycle that was under way at a time; None before the first."""
         index = bisect_right(self._cycle_begins, t_ns, key=lambda item: item[0])
@@ -120,6 +172,12 @@ class Evidence:
     @cached_property
     def _cycle_begins(self) -> list[tuple[int, int]]:
         return [(r.t, r.cycle) for r in self.harness if r.ev == "cycle_begin" and r.cycle is not None]
+
+
+def _server_process(invoke: Mapping[str, Any], backends: Mapping[tuple[int | None, int], int]) -> int:
+    """The process that performs an operation: who began it, unless that is a client outside with a backend."""
+    pid: int = backends.get((cycle_of(invoke["op"]), invoke["worker"]), invoke["pid"])
+    return pid
 
 
 def _between(records: Sequence[_R], since_ns: int, until_ns: int) -> Sequence[_R]:

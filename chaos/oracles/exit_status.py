@@ -2,21 +2,19 @@
 
 Two things: the wait status in the server's journal is the one of the kernel's account, and a round of SIGQUIT
 is sent if, and only if, an end was a crash by the rules of specification 2.3 (or the operator asked for an
-immediate end). That the round is complete is `fan_out`'s to judge.
+immediate end). Of a server without a journal only the second is judged. That the round is complete is `fan_out`'s to judge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from signal import SIGINT, SIGQUIT, SIGTERM
 
 from chaos.oracles.evidence import Evidence, ServerRecord
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import Child, Reign, lived, reigns, surely_alive, when
+from chaos.oracles.supervision import PENDING_NS, PROMPT_NS, Child, Reign, lived, reigns, surely_alive, when
 from chaos.witness.account import TICK_NS
 
 CORE_FLAG = 0x80
-PENDING_NS = 10_000_000_000
 
 
 class ExitStatus:
@@ -130,18 +128,10 @@ def _asked(reign: Reign, begin_ns: int, t_ns: int) -> bool:
     """
     if reign.requests(t_ns, (SIGQUIT,)):
         return True
+    if not reign.evidence.kind.journal and reign.requests(t_ns, (SIGTERM, SIGINT)):
+        return True  # what the request led to, only a journal could tell
     later = reign.startup_before(t_ns)
     restarted = later is not None and later is not reign.startups[0]
     if restarted and reign.requests(t_ns, (SIGTERM, SIGINT)):
         return True
-    return any(_explains(record) for record in reign.journal if begin_ns <= record.t <= t_ns + 1_000_000_000)
-
-
-def _explains(record: ServerRecord) -> bool:
-    event = record.event if isinstance(record.event, Mapping) else {}
-    kind = event.get("type")
-    if kind in ("LockFileInvalid", "ForkFailed"):
-        return True
-    if kind == "PmSignal":
-        return event.get("kind") == "xlog_is_shutdown"
-    return kind == "ChildExited" and event.get("outcome") == "exit_3"
+    return reign.other_reason(begin_ns, t_ns + PROMPT_NS)

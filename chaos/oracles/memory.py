@@ -3,7 +3,8 @@
 `Drained` judges from the kernel alone: between a crash and the fork of the next startup process there was a
 moment at which no child of the postmaster lived, so that none of the old generation can write to the new
 memory. `Memory` sets the server's journal of its memories against the kernel's account and against what /proc
-showed of living processes, the postmaster included (specification 5.4).
+showed of living processes, the postmaster included (specification 5.4). Of a server without a journal, what /proc
+showed must be enough: one memory in each generation, and in each another one.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from itertools import pairwise
 
 from chaos.oracles.evidence import Evidence, HarnessRecord, ServerRecord
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import Child, Reign, lived, reigns, when
-from chaos.witness.account import surely_after
+from chaos.oracles.supervision import Child, Reign, lived, outlived, reigns, when
+
+BEFORE_STARTUP = frozenset({"unknown", "io_worker"})
+"""Roles that may belong to a new generation although they were forked before its startup process."""
 
 
 class Drained:
@@ -39,14 +42,10 @@ def _judge_restart(reign: Reign, old: Child, new: Child, tally: Tally) -> None:
     if not tally.whole(begin, fork):
         return
     before = [child for child in reign.children if child is not new and child.process.born < fork]
-    alive = [child for child in before if _outlived(child, fork)]
+    alive = [child for child in before if outlived(child, fork)]
     tally.trial(slack_ns=None if alive else fork - max(child.process.exit_t or 0 for child in before))
     for child in _of_the_old_generation(reign, before, alive, begin, fork):
         tally.fail(fork, f"{child} still lived when the new startup process was forked", lived(child), lived(new))
-
-
-def _outlived(child: Child, t_ns: int) -> bool:
-    return child.process.exit_t is None or surely_after(child.process.exit_t, t_ns)
 
 
 def _of_the_old_generation(
@@ -54,19 +53,19 @@ def _of_the_old_generation(
 ) -> Sequence[Child]:
     """Those of the living who certainly belong to the memory before.
 
-    A child of a known role does: the startup process is the first of a new generation. Of others (a real
-    PostgreSQL starts its I/O workers first) only the whole can be judged: walking back from the fork, was
-    there a moment after the crash at which nobody lived?
+    A child of a known role does: the startup process is the first of a new generation, but for the I/O workers of
+    a real PostgreSQL (`maybe_adjust_io_workers`, postmaster.c). Of those, and of the unnamed, only the whole can be
+    judged: walking back from the fork, was there a moment after the crash at which nobody lived?
     """
     moment = fork
     unsettled: list[Child] = []
     for child in reversed(before):
-        if _outlived(child, moment):
+        if outlived(child, moment):
             unsettled.append(child)
             moment = min(moment, child.process.born)
     if moment <= _last_crash(reign, begin, fork):
         return unsettled
-    return [child for child in alive if child.role != "unknown"]
+    return [child for child in alive if child.role not in BEFORE_STARTUP]
 
 
 def _last_crash(reign: Reign, begin: int, fork: int) -> int:
@@ -85,6 +84,9 @@ class Memory:
             return missing
         tally = Tally(evidence)
         for reign in reigns(evidence):
+            if not evidence.kind.journal:
+                _judge_by_maps(reign, tally)
+                continue
             memories = [record for record in reign.journal if record.ev == "memory"]
             if not memories:
                 continue
@@ -129,7 +131,7 @@ def _judge_reset(reign: Reign, restart: Child, memories: Sequence[ServerRecord],
         return
     for child in reign.children:
         process = child.process
-        if process.born < closed.t and (process.exit_t is None or surely_after(process.exit_t, closed.t)):
+        if process.born < closed.t and outlived(child, closed.t):
             tally.fail(
                 closed.t,
                 f"generation {old.gen} was closed while {child} still lived",
@@ -161,3 +163,31 @@ def _judge_maps(reign: Reign, maps: HarnessRecord, memories: Sequence[ServerReco
                 f"{who} maps {name} (inode {ino}) while generation {current[-1].gen} is in use",
                 f"harness: /proc/{maps.pid}/maps {when(maps.t)} shows inodes {list(maps.inos)}",
             )
+
+
+def _judge_by_maps(reign: Reign, tally: Tally) -> None:
+    """Every process that was looked at in a generation mapped the memory that was first seen in it, and no older one.
+
+    A generation is told by the fork of its startup process. Nobody looks while one ends: the harness does when the
+    server has become ready and been used.
+    """
+    first_seen: dict[int, int] = {}
+    of_generation: dict[int, int] = {}
+    for record in reign.evidence.harness_between(reign.begin, reign.end):
+        process = reign.account.at(record.pid, record.t) if record.ev == "memory_maps" else None
+        if process is None or (process is not reign.postmaster and process.parent != reign.postmaster.pid):
+            continue
+        if not record.inos:
+            tally.leave("a process was seen to map no memory of the server")
+            continue
+        generation = reign.generation_begin(record.t)
+        if not tally.whole(generation, record.t):
+            continue
+        tally.trial()
+        who = "the postmaster" if process is reign.postmaster else f"PID {record.pid}"
+        line = f"harness: /proc/{record.pid}/maps {when(record.t)} shows inodes {list(record.inos)}"
+        for ino in record.inos:
+            if first_seen.setdefault(ino, generation) != generation:
+                tally.fail(record.t, f"{who} maps a memory (inode {ino}) that an earlier generation had", line)
+            elif of_generation.setdefault(generation, ino) != ino:
+                tally.fail(record.t, f"{who} maps another memory (inode {ino}) than others of its generation", line)

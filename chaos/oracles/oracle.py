@@ -38,7 +38,8 @@ class OracleResult:
     `failed` counts all failures, `failures` tells the first of them. `worst_slack_ms` is how close the
     tightest trial came to breaking the rule, in the sense that `slack` says (None without such a measure);
     `longest_ms` and `longest` are a duration worth knowing that has no deadline. `unjudged` situations were
-    left out for `reason`.
+    left out for `reason`. `applies` is False when the run had nothing that the rule is about, so that no plan can
+    have asked for it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class OracleResult:
     slack: str = ""
     longest_ms: float | None = None
     longest: str = ""
+    applies: bool = True
 
     def row(self, *, required: bool = True) -> OracleRow:
         """The row of the verdict."""
@@ -68,7 +70,7 @@ class OracleResult:
             longest=self.longest,
             unjudged=self.unjudged,
             reason=self.reason,
-            required=required,
+            required=required and self.applies,
         )
 
     def findings(self) -> tuple[Finding, ...]:
@@ -99,6 +101,7 @@ def merge(results: Sequence[OracleResult]) -> OracleResult:
         slack=next((result.slack for result in results if result.slack), ""),
         longest_ms=max(durations, default=None),
         longest=next((result.longest for result in results if result.longest), ""),
+        applies=any(result.applies for result in results),
     )
 
 
@@ -153,7 +156,7 @@ class Tally:
             self.leave(gap.reason)
         return gap is None
 
-    def result(self, oracle: Oracle, *, slack: str = "", longest: str = "") -> OracleResult:
+    def result(self, oracle: Oracle, *, slack: str = "", longest: str = "", applies: bool = True) -> OracleResult:
         """The answer: failed with any failure, held with trials and none, else not judged."""
         if self.failed:
             status = OracleStatus.FAILED
@@ -179,12 +182,21 @@ class Tally:
             slack=slack if self.slack_ns is not None else "",
             longest_ms=None if self.longest_ns is None else self.longest_ns / 1e6,
             longest=longest if self.longest_ns is not None else "",
+            applies=applies,
         )
 
 
 def unfed(oracle: Oracle, evidence: Evidence) -> OracleResult | None:
-    """The answer "not judged" when a source that the oracle needs is missing altogether; None if none is."""
+    """The answer "not judged" when a source that the oracle needs is missing altogether; None if none is.
+
+    The journal is not missed of a server that keeps none: the oracle then judges what it can without.
+    """
+    reason = evidence.kind.not_judged.get(oracle.name)
+    if reason is not None:
+        return unexpected(oracle.name, oracle.title, reason)
     for source in oracle.needs:
+        if source == "server" and not evidence.kind.journal:
+            continue
         why = evidence.missing(source)
         if why is not None:
             return OracleResult(
@@ -196,3 +208,10 @@ def unfed(oracle: Oracle, evidence: Evidence) -> OracleResult | None:
                 reason=why,
             )
     return None
+
+
+def unexpected(name: str, title: str, reason: str) -> OracleResult:
+    """The answer of an oracle that a run of this kind of server cannot feed."""
+    return OracleResult(
+        name=name, title=title, status=OracleStatus.NOT_JUDGED, trials=0, failed=0, reason=reason, applies=False
+    )

@@ -1,7 +1,7 @@
 """The oracle of reaping: every child of the postmaster that ends is reaped by the postmaster, and by nobody else.
 
-A postmaster that lets others reap for it, or leaves zombies, does not know who is gone; everything it decides
-after a crash rests on that. Judged from the kernel's account alone: the parent by the fork, the end by the
+A postmaster that lets others reap for it, leaves zombies or sleeps through an end does not know who is gone;
+everything it decides after a crash rests on that. Judged from the kernel's account alone: the parent by the fork, the end by the
 exit, the reaper by the process whose wait4 returned the pid.
 """
 
@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import Child, Reign, lived, reigns
-from chaos.witness.account import surely_after
-
-PENDING_NS = 10_000_000_000
-"""A zombie that is younger than this when the account ends is perhaps still to be reaped."""
+from chaos.oracles.supervision import PENDING_NS, PROMPT_NS, Child, Reign, lived, reigns
+from chaos.witness.account import TICK_NS, surely_after
 
 
 class Reaping:
     name = "reaping"
-    title = "every child that ends is reaped by the postmaster itself"
+    title = "every child that ends is reaped by the postmaster itself, within a second"
     needs: tuple[Source, ...] = ("kernel",)
 
     def judge(self, evidence: Evidence) -> OracleResult:
@@ -29,7 +26,11 @@ class Reaping:
         for reign in reigns(evidence):
             for child in reign.children:
                 _judge_child(reign, child, tally)
-        return tally.result(self, longest="from a child's exit to its reaping")
+        return tally.result(
+            self,
+            slack="left of the second between a child's exit and its reaping",
+            longest="from a child's exit to its reaping",
+        )
 
 
 def _judge_child(reign: Reign, child: Child, tally: Tally) -> None:
@@ -40,7 +41,13 @@ def _judge_child(reign: Reign, child: Child, tally: Tally) -> None:
     if not tally.whole(process.exit_t, last):
         return
     if process.reaped_by == reign.postmaster.pid and process.reaped_t is not None:
-        tally.trial(longest_ns=process.reaped_t - process.exit_t)
+        took = process.reaped_t - process.exit_t
+        if reign.stood_still(process.exit_t, process.reaped_t):
+            tally.trial(longest_ns=took)
+            return
+        tally.trial(slack_ns=PROMPT_NS - took, longest_ns=took)
+        if took > PROMPT_NS + TICK_NS:
+            tally.fail(process.reaped_t, f"{child} was a zombie for {took / 1e6:.0f} ms", lived(child))
         return
     ended = reign.postmaster.end_begun_t
     if ended is not None and reign.postmaster.signal is not None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from chaos.oracles.evidence import Evidence, ServerRecord
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import Reign, reigns, when
+from chaos.oracles.supervision import PENDING_NS, Reign, lived, reigns, when
 from chaos.witness.account import Process, surely_after
-
-PENDING_NS = 10_000_000_000
 
 
 class Slots:
@@ -123,7 +121,9 @@ class _Books:
                 continue
             self._tally.trial()
             self._tally.fail(
-                process.forked_t, f"the postmaster forked PID {process.pid} and its journal does not know it"
+                process.forked_t,
+                f"the postmaster forked PID {process.pid} and its journal does not know it",
+                f"kernel: {lived(child)}",
             )
 
 

@@ -15,7 +15,7 @@ from chaos.oracles.evidence import Evidence, ServerRecord
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
 from supervisor.postmaster.events import Event
 from supervisor.postmaster.states import Mismatch, initial_state, replay
-from supervisor.postmaster.values import State
+from supervisor.postmaster.values import NO_CHILDREN_COUNTS, State
 
 
 class Transitions:
@@ -52,9 +52,9 @@ def _judge_life(records: Sequence[ServerRecord], tally: Tally) -> None:
         try:
             steps.append(
                 (
-                    msgspec.convert(record.before, State),
+                    _state(record.before),
                     msgspec.convert(record.event, Event),
-                    msgspec.convert(record.after, State),
+                    _state(record.after),
                 )
             )
         except msgspec.ValidationError as error:
@@ -66,6 +66,13 @@ def _judge_life(records: Sequence[ServerRecord], tally: Tally) -> None:
         tally.fail(records[0].t, "the postmaster did not begin in its initial state", _line(records[0]))
     for mismatch in replay(steps):
         _tell(records[mismatch.position], mismatch, tally)
+
+
+def _state(value: object) -> State:
+    """A recorded state; kinds of child that its server did not know yet had no child."""
+    state = msgspec.convert(value, State)
+    unknown = len(NO_CHILDREN_COUNTS) - len(state.children)
+    return msgspec.structs.replace(state, children=state.children + (0,) * unknown)
 
 
 def _tell(record: ServerRecord, mismatch: Mismatch, tally: Tally) -> None:

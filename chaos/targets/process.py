@@ -56,7 +56,7 @@ def open_process(pid: int, parent: int) -> ServerProcess | None:
     except ProcessLookupError:
         return None
     try:
-        name, state, actual_parent, started = _stat(pid)
+        name, state, actual_parent, started = process_status(pid)
     except (FileNotFoundError, ProcessLookupError):
         os.close(pidfd)
         return None
@@ -98,7 +98,8 @@ def wait_ended(processes: Sequence[ServerProcess], *, deadline_s: float) -> bool
     return True
 
 
-def _stat(pid: int) -> tuple[str, str, int, int]:
+def process_status(pid: int) -> tuple[str, str, int, int]:
+    """Name, state, parent and start time in ticks (proc(5)). Raises FileNotFoundError, ProcessLookupError."""
     text = Path(f"/proc/{pid}/stat").read_text()
     name = text[text.index("(") + 1 : text.rindex(")")]
     fields = text[text.rindex(")") + 2 :].split()

@@ -7,18 +7,30 @@ which generation of it serves; it never breaks it (that is a fault) and never ju
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from chaos.targets.process import ServerProcess
 
 START_DEADLINE_S: Final = 30.0
 STOP_DEADLINE_S: Final = 30.0
+CHECK_DEADLINE_S: Final = 60.0
 
 
 class TargetError(Exception):
     """The target cannot be started, watched or stopped: the message says what and where to look."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleSeen:
+    """Which role a child was seen to have, by its command line or by a line of the server's log."""
+
+    t: int
+    pid: int
+    role: str
+    source: str
 
 
 class Target(Protocol):
@@ -87,12 +99,26 @@ class Target(Protocol):
         """The postmaster's children in fork order; the caller closes them."""
         ...
 
+    def memories(self, pid: int) -> frozenset[int] | None:
+        """The server's shared memories that a process maps, by their inodes; None when it has ended."""
+        ...
+
+    def roles(self) -> Sequence[RoleSeen]:
+        """What was learned of children's roles since the last call; of a server whose processes tell the kernel their
+        names (`cb:<role>`) nothing."""
+        ...
+
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of the server's log."""
         ...
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int | None:
         """Shut down and wait; returns the exit status. Raises TargetError when it had to be killed."""
+        ...
+
+    def check_files(self) -> dict[str, Any] | None:
+        """What a check of the stopped server's files finds, as the storage oracle reads it; None of files that nobody
+        here can read. Raises TargetError."""
         ...
 
     def kill(self) -> None:

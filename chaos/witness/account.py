@@ -36,6 +36,8 @@ TICK_NS = 1_000
 """The resolution of the account. Two events no further apart than this happened in an order nobody knows."""
 
 CLD_EXITED, CLD_KILLED, CLD_DUMPED = 1, 2, 3
+SI_KERNEL = 0x80
+"""si_code of a signal that no process asked for, as from the OOM killer; the trace has whoever ran just then as sender."""
 
 
 def surely_after(later_ns: int, earlier_ns: int) -> bool:
@@ -44,7 +46,10 @@ def surely_after(later_ns: int, earlier_ns: int) -> bool:
 
 
 class Received(NamedTuple):
-    """A signal generated for a process. `order` is its place in the account: of one sender, in true order."""
+    """A signal generated for a process. `order` is its place in the account: of one sender, in true order.
+
+    `by` is the sender's pid, 0 for the kernel itself.
+    """
 
     t: int
     order: int
@@ -262,7 +267,8 @@ class Account:
         if record.sig == SIGCHLD and record.code in (CLD_EXITED, CLD_KILLED, CLD_DUMPED):
             self._confirm_end(record)
         target = self._known(record.pid, order)
-        target.received.append(Received(record.t, order, record.sig, record.by, record.result))
+        by = 0 if record.code == SI_KERNEL else record.by
+        target.received.append(Received(record.t, order, record.sig, by, record.result))
 
     def _confirm_end(self, record: Signal) -> None:
         """SIGCHLD says whether its sender exited or was killed: it decides where the events before do not.

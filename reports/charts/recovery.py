@@ -44,12 +44,12 @@ def charts(report: Report) -> dict[str, tuple[figure, str]]:
         ),
         "chart-cycles": (
             _cycles(report.recoveries),
-            f"Time to first new commit of {len(commit.ordered)} cycles in the order they ran, "
+            f"Time to {report.sign_of_life} of {len(commit.ordered)} cycles in the order they ran, "
             f"the slowest {commit.worst:.1f} milliseconds.",
         ),
         "chart-groups": (
             _groups(report.groups),
-            "Time to first new commit by fault, victim and size of the WAL replayed: median, 95th percentile and "
+            f"Time to {report.sign_of_life} by fault, victim and size of the WAL replayed: median, 95th percentile and "
             "longest of each group, as in the table below.",
         ),
     }
@@ -68,7 +68,7 @@ def _groups(groups: Sequence[Group]) -> figure:
     least, most = min(row.median for _, row in named), max(row.worst for _, row in named)
     log = wide((least, most))
     plot = base(
-        "milliseconds to first commit",
+        "milliseconds to recover",
         "",
         64 + 22 * len(named),
         y_range=[name for name, _ in reversed(named)],
@@ -197,7 +197,7 @@ def _cycles(recoveries: Sequence[Recovery]) -> figure:
     edge = max(1.0, (last - first) * 0.02)
     plot = base(
         "cycle",
-        "milliseconds to first commit",
+        "milliseconds to recover",
         260,
         y_axis_type="log" if log else "linear",
         x_range=Range1d(start=first - edge, end=last + edge),
@@ -221,7 +221,7 @@ def _cycles(recoveries: Sequence[Recovery]) -> figure:
     hover(
         plot,
         [dots],
-        [("cycle", "@cycle"), ("first commit", "@ms{0,0.00} ms"), ("fault", "@fault"), ("victim", "@victim")],
+        [("cycle", "@cycle"), ("recovered in", "@ms{0,0.00} ms"), ("fault", "@fault"), ("victim", "@victim")],
     )
     return plot
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bokeh.models import Range1d
     from bokeh.plotting import figure
 
-ROLES = ("postmaster", "startup", "checkpointer", "bgwriter", "walwriter", "backend", "dead_end")
+ROLES = ("postmaster", "startup", "checkpointer", "bgwriter", "walwriter", "backend", "dead_end", "bgworker")
 """Roles with a colour of their own; any other is shown in the colour of OTHER."""
 
 OTHER = "other"

@@ -51,6 +51,12 @@ def reload_honoured(state: State) -> bool:
     return state.shutdown <= Shutdown.SMART
 
 
+def background_workers_start(state: State) -> bool:
+    """Whether one may be started at all; in a crash cycle none is until redo has begun (`maybe_start_bgworkers`,
+    specification 9.3)."""
+    return not state.fatal_error and state.pm_state in CHILD_TYPES[Role.BGWORKER].launched_in
+
+
 def impossible(state: State, event: Event) -> str | None:
     """Why a sound shell cannot tell this event in this state; None if it can."""
     if state.exit_code is not None:
@@ -73,6 +79,8 @@ def _impossible_fork(state: State, role: Role) -> str | None:
     if role is Role.POSTMASTER:
         return "the postmaster is not a child"
     row = CHILD_TYPES[role]
+    if role is Role.BGWORKER:
+        return None if background_workers_start(state) else "no background worker starts in this state"
     if row.serves_in:
         if not state.accepting or state.pm_state not in row.serves_in:
             return "no connection is taken in this state"

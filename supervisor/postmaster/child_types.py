@@ -9,14 +9,17 @@ pmchild.c; specification 2, 3.1.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
-from supervisor.postmaster.actions import SignalName
+from supervisor.config import Settings
+from supervisor.postmaster.actions import LogLevel, SignalName
 from supervisor.postmaster.events import ExitOutcome
 from supervisor.postmaster.values import PMState
 from supervisor.roles import CHILD_ROLES, Role
+
+PoolSetting = Literal["max_connections", "max_worker_processes"]
 
 
 class ExitMeaning(StrEnum):
@@ -64,14 +67,16 @@ class ChildType(Struct, frozen=True):
     """How an exit line begins."""
     pool: str | None
     """Name of its slot pool; None: it owns no slot and their number is not limited."""
-    slots_per_connection: int
-    """Slots of the pool for each of max_connections; 0 means that the pool has exactly one slot."""
+    pool_setting: PoolSetting | None
+    """The setting that the pool's size follows; None: its size is fixed."""
+    slots_each: int
+    """Slots of the pool for each of `pool_setting`, or in all when that is None."""
     has_pgproc: bool
     counts_as_connection: bool
     """Whether it takes one of max_connections."""
     launched_in: frozenset[PMState]
-    """The states in which a loop pass launches a missing one. The startup process and the processes of
-    clients are not launched by the loop."""
+    """The states in which a loop pass launches a missing one, or one of those that are registered
+    (`worker_rules`). The startup process and the processes of clients are not launched by the loop."""
     serves_in: frozenset[PMState]
     """The states in which the answer to a connection can be such a process."""
     stop_set: StopSet
@@ -87,13 +92,17 @@ class ChildType(Struct, frozen=True):
     on_term: Obeys
     on_quit: Obeys
     on_usr2: Obeys
+    logged_0: LogLevel = "DEBUG2"
+    """The level of the exit line of an ordinary exit 0 (`CleanupBackend`)."""
+    logged_1: LogLevel = "DEBUG2"
 
-    def pool_size(self, max_connections: int) -> int:
+    def pool_size(self, settings: Settings) -> int:
         """Number of slots of its pool (0 without a pool). A backend still authenticating has a slot but no
         PGPROC, hence more slots than connections (specification 3.1)."""
         if self.pool is None:
             return 0
-        return self.slots_per_connection * max_connections if self.slots_per_connection else 1
+        each: int = getattr(settings, self.pool_setting) if self.pool_setting else 1
+        return self.slots_each * each
 
     def obeys(self, signal: SignalName) -> Obeys:
         """What a healthy child does when it gets this signal."""
@@ -132,7 +141,8 @@ CHILD_TYPES: Final[tuple[ChildType, ...]] = (
         description="startup",
         log_name="startup process",
         pool="startup",
-        slots_per_connection=0,
+        pool_setting=None,
+        slots_each=1,
         has_pgproc=True,
         counts_as_connection=False,
         launched_in=_NEVER,
@@ -153,7 +163,8 @@ CHILD_TYPES: Final[tuple[ChildType, ...]] = (
         description="checkpointer",
         log_name="checkpointer process",
         pool="checkpointer",
-        slots_per_connection=0,
+        pool_setting=None,
+        slots_each=1,
         has_pgproc=True,
         counts_as_connection=False,
         launched_in=_UP,
@@ -174,7 +185,8 @@ CHILD_TYPES: Final[tuple[ChildType, ...]] = (
         description="background writer",
         log_name="background writer process",
         pool="bgwriter",
-        slots_per_connection=0,
+        pool_setting=None,
+        slots_each=1,
         has_pgproc=True,
         counts_as_connection=False,
         launched_in=_UP,
@@ -195,7 +207,8 @@ CHILD_TYPES: Final[tuple[ChildType, ...]] = (
         description="walwriter",
         log_name="WAL writer process",
         pool="walwriter",
-        slots_per_connection=0,
+        pool_setting=None,
+        slots_each=1,
         has_pgproc=True,
         counts_as_connection=False,
         launched_in=frozenset({PMState.RUN}),
@@ -216,7 +229,8 @@ CHILD_TYPES: Final[tuple[ChildType, ...]] = (
         description="client backend",
         log_name="client backend",
         pool="backend",
-        slots_per_connection=2,
+        pool_setting="max_connections",
+        slots_each=2,
         has_pgproc=True,
         counts_as_connection=True,
         launched_in=_NEVER,
@@ -237,7 +251,8 @@ CHILD_TYPES: Final[tuple[ChildType, ...]] = (
         description="dead-end client backend",
         log_name="dead-end client backend",
         pool=None,
-        slots_per_connection=0,
+        pool_setting=None,
+        slots_each=0,
         has_pgproc=False,
         counts_as_connection=False,
         launched_in=_NEVER,
@@ -252,6 +267,30 @@ CHILD_TYPES: Final[tuple[ChildType, ...]] = (
         on_term=Obeys.EXITS_1,
         on_quit=Obeys.EXITS_2,
         on_usr2=Obeys.IGNORES,
+    ),
+    ChildType(
+        role=Role.BGWORKER,
+        description="background worker",
+        log_name="background worker",
+        pool="bgworker",
+        pool_setting="max_worker_processes",
+        slots_each=1,
+        has_pgproc=True,
+        counts_as_connection=False,
+        launched_in=_UP,
+        serves_in=_NEVER,
+        stop_set=StopSet.ALWAYS,
+        on_exit_0=ExitMeaning.ORDINARY,
+        on_exit_1=ExitMeaning.ORDINARY,
+        on_exit_other=ExitMeaning.CRASH,
+        dismissed_in=_NEVER,
+        unclean_slot_is_crash=True,
+        on_int=Obeys.CANCELS,
+        on_term=Obeys.EXITS_1,
+        on_quit=Obeys.EXITS_2,
+        on_usr2=Obeys.IGNORES,
+        logged_0="DEBUG1",
+        logged_1="LOG",
     ),
 )
 """Indexed by `Role`."""

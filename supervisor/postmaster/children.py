@@ -18,8 +18,7 @@ from supervisor.roles import CHILD_ROLES, Role
 
 def pool_sizes(settings: Settings) -> dict[Role, int]:
     """Slots per pool, in slot order, as the policy table has them. Dead-end children have none."""
-    sizes = {role: CHILD_TYPES[role].pool_size(settings.max_connections) for role in CHILD_ROLES}
-    return {role: size for role, size in sizes.items() if size}
+    return {role: CHILD_TYPES[role].pool_size(settings) for role in CHILD_ROLES if CHILD_TYPES[role].pool is not None}
 
 
 class SlotPools:
@@ -85,6 +84,10 @@ class Children:
     def newest_first(self) -> Iterator[PostmasterChild]:
         """Every child, the one forked last first."""
         return iter(list(reversed(self._by_pid.values())))
+
+    def pids(self) -> frozenset[int]:
+        """Every child's pid."""
+        return frozenset(self._by_pid)
 
     def of(self, role: Role) -> PostmasterChild | None:
         """The newest child of a role, or None."""

@@ -79,7 +79,9 @@ def _name(target: int) -> str:
 def _pool(row: ChildType) -> str:
     if row.pool is None:
         return "none"
-    return f"{row.slots_per_connection} x max_connections" if row.slots_per_connection else "1"
+    if row.pool_setting is None:
+        return str(row.slots_each)
+    return row.pool_setting if row.slots_each == 1 else f"{row.slots_each} x {row.pool_setting}"
 
 
 def _states(states: Iterable[PMState]) -> str:

@@ -62,7 +62,8 @@ class ShutdownRequested(_Event, frozen=True):
 
 
 class ChildForked(_Event, frozen=True):
-    """The answer to `Launch(role)`, or a client's connection was given a process (BACKEND or DEAD_END)."""
+    """The answer to `Launch(role)`, or a client's connection was given a process (BACKEND or DEAD_END), or a
+    background worker was due."""
 
     role: Role
 

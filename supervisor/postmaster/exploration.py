@@ -43,6 +43,7 @@ from supervisor.postmaster.states import (
     Stopwatch,
     StopwatchExpired,
     UntrackedChildExited,
+    background_workers_start,
     connection_answer,
     initial_state,
     step,
@@ -94,6 +95,7 @@ class Surroundings(NamedTuple):
     pm_signals: tuple[PmSignalKind, ...] = tuple(PmSignalKind)
     startup_outcomes: tuple[ExitOutcome, ...] = tuple(ExitOutcome)
     backends: int = 2
+    workers: int = 1
     reloads: bool = True
 
 
@@ -237,6 +239,8 @@ def _possible(world: World, surroundings: Surroundings) -> Iterator[Event]:
     if state.stopwatch is not Stopwatch.OFF:
         yield StopwatchExpired()
     yield from _connections(state, surroundings)
+    if state.count(Role.BGWORKER) < surroundings.workers and background_workers_start(state):
+        yield ChildForked(Role.BGWORKER)
 
 
 def _answers(question: Launch | Reinitialize) -> Iterable[Event]:
@@ -316,7 +320,7 @@ def _owed_senses(world: World, event: Event, rules: Rules) -> int:
     both = _HEALTHY | _STUBBORN
     match event:
         case Initialised() | Advance() | ChildForked() | MemoryReset():
-            # ChildForked only as an answer: a client is help.
+            # ChildForked only as an answer: a client is help, and a background worker's start owes nobody anything.
             asked = bool(world.questions) or not isinstance(event, ChildForked)
             return both if asked else 0
         case StopwatchExpired():

@@ -121,6 +121,11 @@ def backends_live_only_where_they_are_served_or_awaited(w: World) -> bool:
     return w.state.pm_state in {*_OPEN, PMState.WAIT_BACKENDS} or not w.state.count(Role.BACKEND)
 
 
+def background_workers_live_only_where_they_are_started_or_awaited(w: World) -> bool:
+    """No background worker in INIT nor after WAIT_BACKENDS."""
+    return w.state.pm_state in {*_WORKING, PMState.WAIT_BACKENDS} or not w.state.count(Role.BGWORKER)
+
+
 def the_checkpoint_waits_for_the_target_set(w: World) -> bool:
     """From WAIT_XLOG_SHUTDOWN on nobody of the target set is alive."""
     targets = stop_targets(crash_or_immediate=False)
@@ -217,6 +222,7 @@ STATE_INVARIANTS: Final[tuple[Callable[[World], bool], ...]] = (
     a_crashed_startup_ends_the_server,
     run_has_no_startup_process,
     backends_live_only_where_they_are_served_or_awaited,
+    background_workers_live_only_where_they_are_started_or_awaited,
     the_checkpoint_waits_for_the_target_set,
     the_checkpointer_lives_while_it_is_waited_for,
     no_children_means_none,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from supervisor.processes import backend, bgwriter, checkpointer, dead_end, startup, walwriter
+from supervisor.processes import backend, bgworker, bgwriter, checkpointer, dead_end, startup, walwriter
 from supervisor.processes.child import Birth, Main, mask_signals, run
 from supervisor.roles import Role
 
@@ -21,6 +21,7 @@ MAIN: Mapping[Role, Main] = {
     Role.WALWRITER: walwriter.main,
     Role.BACKEND: backend.main,
     Role.DEAD_END: dead_end.main,
+    Role.BGWORKER: bgworker.main,
 }
 
 

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from supervisor.config import Settings
 from supervisor.engine.engine import engine_areas, engine_init
-from supervisor.shmem import activity, cancel_keys, pmsignal
+from supervisor.shmem import activity, cancel_keys, pmsignal, worker_slots
 from supervisor.shmem.region import Region
 
-_SUBSYSTEMS = (pmsignal.shmem_areas, activity.shmem_areas, cancel_keys.shmem_areas, engine_areas)
+_SUBSYSTEMS = (
+    pmsignal.shmem_areas,
+    activity.shmem_areas,
+    cancel_keys.shmem_areas,
+    worker_slots.shmem_areas,
+    engine_areas,
+)
 
 
 def make_region(settings: Settings, generation: int) -> Region:

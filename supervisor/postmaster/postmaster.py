@@ -3,7 +3,8 @@
 It turns the world into events (signals, wait4, flags of the children, the clock, connections) and the
 machine's actions into system calls, and decides nothing itself. It must survive whatever it
 supervises: it takes no lock, has no PGPROC, never blocks on a client, and of shared memory it touches
-only the slot flags, the quit reason, the message flags and, to quote it, the dead child's activity.
+only the slot flags, the quit reason, the message flags, the registrations of background workers and, to quote
+it, the dead child's activity.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from supervisor.background_worker import BackgroundWorker
 from supervisor.config import Settings
 from supervisor.config_file import ConfigFile
 from supervisor.engine.recovery.control import ControlData
@@ -27,6 +29,7 @@ from supervisor.log import Journal, Level, ServerLog
 from supervisor.points import PointMap
 from supervisor.postmaster import actions as act
 from supervisor.postmaster import events as ev
+from supervisor.postmaster.child_types import CHILD_TYPES
 from supervisor.postmaster.children import Children, PostmasterChild, SlotPools, pool_sizes
 from supervisor.postmaster.launch import fork_child
 from supervisor.postmaster.lockfile import LockFile, Status
@@ -34,10 +37,12 @@ from supervisor.postmaster.memory import make_region
 from supervisor.postmaster.sockets import ListeningSocket
 from supervisor.postmaster.states import connection_answer, initial_state, reload_honoured, step
 from supervisor.postmaster.values import SIGKILL_CHILDREN_AFTER_S, CanAccept, PMState, Shutdown, State, Stopwatch
+from supervisor.postmaster.workers import RegisteredWorkers
 from supervisor.processes.child import Birth
 from supervisor.processes.dead_end import refusal
 from supervisor.roles import CHILD_ROLES, Role
 from supervisor.shmem import activity, pmsignal
+from supervisor.shmem.worker_slots import WorkerSlots
 
 TOUCH_SOCKETS_S = 58 * 60
 RETRY_FORK_S = 1
@@ -80,6 +85,7 @@ class Equipment:
     journal: Journal
     points: PointMap | None
     procedures: dict[str, Any]
+    background_workers: list[BackgroundWorker]
     host: ProcessHost
     lock_file: LockFile
     listening: ListeningSocket
@@ -97,6 +103,9 @@ class Postmaster:
         self._state: State = initial_state(equipment.settings.restart_after_crash)
         self._pools = SlotPools(pool_sizes(equipment.settings))
         self._children = Children()
+        self._workers = RegisteredWorkers(
+            equipment.background_workers, equipment.settings, equipment.log, equipment.journal
+        )
         self._forked: dict[Role, int] = {}  # per role in this generation
         self._generation = 0
         self._death_pipe, self._death_pipe_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -150,6 +159,8 @@ class Postmaster:
         if self._generation != generation:
             # What starts beside the startup process is wanted at once, not when something happens next.
             self._tell(ev.Advance())
+        if self._exit_code is None:
+            self._workers.start_due(self._state, self._start_worker)
 
     def _sleep_ms(self) -> int:
         if self._stopwatch_ns is not None:
@@ -157,7 +168,11 @@ class Postmaster:
             return max(0, left_ns // 1_000_000 + 1)
         if self._clients_first:
             return CLIENTS_FIRST_MS
-        return RETRY_FORK_S * 1000 if self._fork_failed else self._settings.lock_file_check_interval
+        if self._fork_failed:
+            return RETRY_FORK_S * 1000
+        workers_ms = self._workers.sleep_ms(self._state)
+        longest_ms = self._settings.lock_file_check_interval
+        return longest_ms if workers_ms is None else min(workers_ms, longest_ms)
 
     def _install_handlers(self) -> None:
         """Every handler only sets a flag; the C-level one has already written to the wakeup descriptor."""
@@ -203,6 +218,8 @@ class Postmaster:
         for message, kind in _MESSAGES.items():
             if self._pmsignal.take(message):
                 self._tell(ev.PmSignal(kind))
+        if self._exit_code is None and self._pmsignal.take(pmsignal.Message.BACKGROUND_WORKER_CHANGE):
+            self._workers.slots_changed(self._state, self._children.pids())
 
     def _tell_stopwatch(self) -> None:
         armed = self._stopwatch_ns
@@ -241,7 +258,11 @@ class Postmaster:
         self._journal.emit("reap", child=child.pid, role=role, slot=child.slot, status=status, clean=clean)
         if child.slot:
             self._journal.emit("slot_released", slot=child.slot, child=child.pid)
-        self._tell(ev.ChildExited(child.role, ev.classify(status), clean))
+        outcome = ev.classify(status)
+        self._tell(ev.ChildExited(child.role, outcome, clean))
+        if child.role is Role.BGWORKER:
+            self._workers.exited(child.pid, outcome, slot_clean=clean, state=self._state)
+        self._workers.client_gone(child.pid)
 
     def _accept(self) -> None:
         try:
@@ -270,9 +291,22 @@ class Postmaster:
             raise RuntimeError(f"no slot for a {role.short_name} process: the state machine launched a second one")
         self._fork(role, slot)
 
+    def _start_worker(self, worker: BackgroundWorker) -> int | None:
+        slot = self._pools.assign(Role.BGWORKER)
+        if slot is None:
+            self._log.log(Level.LOG, "no slot available for new background worker process")
+            return None
+        return self._fork(Role.BGWORKER, slot, worker=worker)
+
     def _fork(
-        self, role: Role, slot: int, connection: socket.socket | None = None, error: ServerError | None = None
-    ) -> None:
+        self,
+        role: Role,
+        slot: int,
+        connection: socket.socket | None = None,
+        error: ServerError | None = None,
+        worker: BackgroundWorker | None = None,
+    ) -> int | None:
+        """The new child's pid; None when there is none, which log and machine were told."""
         if slot and not self._pmsignal.assign(slot):
             # Somebody scribbled on the flags; the pools in private memory know better.
             self._log.log(Level.DEBUG1, f"child slot {slot} was marked in use though it is free")
@@ -296,23 +330,26 @@ class Postmaster:
             close_first=(self._death_pipe_write, equipment.listening.socket.fileno()),
             socket=connection,
             refusal=error,
+            worker=worker,
         )
         try:
             pid = fork_child(birth)
         except OSError as failure:
             self._fork_has_failed(role, slot, failure, connection)
-            return
+            return None
         self._forked[role] = nth
         self._children.add(PostmasterChild(pid, role, slot, nth))
         self._journal.emit("fork", child=pid, role=role.short_name, slot=slot, nth=nth, gen=self._generation)
         self._tell(ev.ChildForked(role))
+        return pid
 
     def _fork_has_failed(self, role: Role, slot: int, failure: OSError, connection: socket.socket | None) -> None:
         self._fork_failed = True
         if slot:
             self._pmsignal.release(slot)
             self._pools.release(slot)
-        what = "new process for connection" if connection else f"{role.short_name} process"
+        kind = CHILD_TYPES[role].description if role is Role.BGWORKER else role.short_name
+        what = "new process for connection" if connection else f"{kind} process"
         message = f"could not fork {what}: {failure.strerror}"
         self._log.log(Level.LOG, message)
         if connection is not None:
@@ -344,6 +381,7 @@ class Postmaster:
         self._region = make_region(settings, self._generation)
         self._pmsignal = pmsignal.PMSignal(self._region)
         self._activity = activity.Activity(self._region, settings)
+        self._workers.publish(WorkerSlots(self._region, settings))
         lock_file = self._equipment.lock_file
         shared_memory = (self._region.inode, self._generation)
         lock_file.rewrite(replace(lock_file.contents, shared_memory=shared_memory), self._log)
@@ -356,6 +394,7 @@ class Postmaster:
         """
         if len(self._children):
             raise RuntimeError(f"{len(self._children)} children live at the reset: they would map the old memory")
+        self._workers.after_crash()
         self._region.close()
         self._journal.emit("memory_closed", gen=self._generation)
         self._make_region()
@@ -405,6 +444,9 @@ class Postmaster:
 
     def _log_exit(self, level: Level, name: str) -> None:
         pid, status, running = self._exiting
+        worker_type = self._workers.shown_type(pid)
+        if worker_type is not None:
+            name = f'{name} "{worker_type}"'
         detail = f"Failed process was running: {running}" if running and status else None
         self._log.log(level, exit_line(name, pid, status), detail=detail)
 

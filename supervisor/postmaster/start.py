@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from supervisor import SERVER_VERSION
+from supervisor.background_worker import offered_by
 from supervisor.config import Settings
 from supervisor.config_file import NAME as CONFIG_FILE
 from supervisor.config_file import ConfigFile
@@ -113,6 +114,7 @@ def _serve(
                 journal=journal,
                 points=points,
                 procedures=procedures,
+                background_workers=offered_by(settings.shared_preload_libraries),
                 host=host,
                 lock_file=lock_file,
                 listening=listening,

@@ -12,6 +12,7 @@ The shell's side of the bargain, for each pass of its loop:
 2. carry out the actions of each step, in order, before the next event. `Launch` is answered with
    `ChildForked` or `ForkFailed`, `Reinitialize` with `MemoryReset`, before any other event is told;
 3. answer a connection as `connection_answer` says, fork a backend or a dead-end child, tell `ChildForked`;
+   the same for the background workers that `worker_rules` says are due;
 4. sleep, but not beyond the stopwatch if `wakes_for_stopwatch`.
 
 The exits of children are only recorded; `Advance` acts on all of them at once, so that several deaths in one
@@ -38,6 +39,7 @@ from supervisor.postmaster.actions import (
 )
 from supervisor.postmaster.answers import (
     accepting,
+    background_workers_start,
     connection_answer,
     impossible,
     reload_honoured,
@@ -105,6 +107,7 @@ __all__ = [
     "StopwatchExpired",
     "UntrackedChildExited",
     "accepting",
+    "background_workers_start",
     "classify",
     "connection_answer",
     "initial_state",
@@ -269,7 +272,8 @@ def _child_exited(draft: Draft, event: ChildExited) -> None:
     if meaning is ExitMeaning.CRASH:
         draft.child_crashed(event.role)
         return
-    draft.act(LogChildExit(level="DEBUG2", role=event.role, name=row.log_name))
+    level = row.logged_1 if event.outcome is ExitOutcome.ORDERLY_1 else row.logged_0
+    draft.act(LogChildExit(level=level, role=event.role, name=row.log_name))
     if event.role is Role.CHECKPOINTER and draft.state.pm_state is PMState.WAIT_CHECKPOINTER:
         draft.move(Cause.CHECKPOINTER_GONE)
         draft.stop_accepting()

@@ -142,6 +142,7 @@ def converse(
             pid=attachment.pid,
             procno=attachment.procno,
             report_activity=report_activity,
+            workers=child.dynamic_workers(),
         ),
         parameters={**parameters, **UNREPORTED},
         show=show,

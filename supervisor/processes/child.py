@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+from supervisor.background_worker import BackgroundWorker
 from supervisor.config import Settings
 from supervisor.config_file import ConfigFile
 from supervisor.engine.disk.disk import Disk
@@ -40,6 +41,7 @@ from supervisor.roles import Role
 from supervisor.shmem.activity import Activity
 from supervisor.shmem.attachment import Attachment, attach
 from supervisor.shmem.cancel_keys import CancelKeys
+from supervisor.shmem.dynamic_workers import DynamicWorkers
 from supervisor.shmem.pmsignal import PMSignal
 from supervisor.shmem.region import Region
 
@@ -80,6 +82,7 @@ class Birth:
     close_first: tuple[int, ...]  # the postmaster's descriptors: listening sockets, the death pipe's write end
     socket: socket.socket | None = None
     refusal: ServerError | None = None  # what a dead-end child answers
+    worker: BackgroundWorker | None = None  # what a background worker is to run
 
 
 @dataclass(slots=True)
@@ -103,6 +106,7 @@ class Child:
     postmaster: int
     socket: socket.socket | None = None
     refusal: ServerError | None = None
+    worker: BackgroundWorker | None = None
     attachment: Attachment | None = field(default=None)
 
     def attach(self) -> Attachment:
@@ -110,6 +114,12 @@ class Child:
         self.pmsignal.mark_active(self.slot)
         self.attachment = attach(self.region, self.host, self.settings, self.role, self.slot)
         return self.attachment
+
+    def dynamic_workers(self) -> DynamicWorkers:
+        """The way to register background workers, for an attached child."""
+        if self.attachment is None:
+            raise AssertionError("who registers a background worker takes a lock, and so needs a PGPROC")
+        return DynamicWorkers(self.attachment, self.pmsignal, self.postmaster)
 
     def reload(self) -> Settings:
         """Read the settings anew, as SIGHUP asks, and return them. What is wrong there the postmaster has said aloud."""
@@ -196,6 +206,7 @@ def _begin(birth: Birth) -> Child:
         postmaster=os.getppid(),
         socket=birth.socket,
         refusal=birth.refusal,
+        worker=birth.worker,
     )
     install_default_handlers()
     # Only what must never wait: the order to quit, and latches, which locks need. The rest stays blocked until

@@ -18,7 +18,8 @@ from supervisor.errors import ADMIN_SHUTDOWN, QUERY_CANCELED, ServerError, Sessi
 class Interrupts:
     """The pending requests of one process."""
 
-    def __init__(self) -> None:
+    def __init__(self, last_words: str = "terminating connection due to administrator command") -> None:
+        self._last_words = last_words
         self._die = False
         self._cancel = False
         self._running = False
@@ -63,7 +64,7 @@ class Interrupts:
         if self._held:
             return
         if self._die:
-            raise SessionFatal("terminating connection due to administrator command", sqlstate=ADMIN_SHUTDOWN)
+            raise SessionFatal(self._last_words, sqlstate=ADMIN_SHUTDOWN)
         if self._cancel and self._running:
             self._cancel = False
             raise ServerError("canceling statement due to user request", sqlstate=QUERY_CANCELED)

@@ -48,6 +48,7 @@ class LWLock(IntEnum):
     CATALOG = auto()
     RELATION_EXTENSION = auto()
     ROW_LOCKS = auto()
+    BACKGROUND_WORKER = auto()
 
 
 FIRST_BUFFER_LOCK = len(LWLock)

@@ -42,12 +42,13 @@ class Message(IntEnum):
     RECOVERY_CONSISTENT = 1
     BEGIN_HOT_STANDBY = 2
     XLOG_IS_SHUTDOWN = 3
+    BACKGROUND_WORKER_CHANGE = 4
 
 
 def slot_count(settings: Settings) -> int:
-    """How many child slots there are: connections twice, for those that still authenticate, and one
-    per auxiliary process."""
-    return 2 * settings.max_connections + len(AUXILIARY_ROLES)
+    """How many child slots there are: connections twice, for those that still authenticate, one per
+    auxiliary process, and one per background worker."""
+    return 2 * settings.max_connections + len(AUXILIARY_ROLES) + settings.max_worker_processes
 
 
 def shmem_areas(settings: Settings) -> list[Area]:

@@ -4,8 +4,8 @@ The fields lie as dense arrays of words, one array a field, so that a snapshot r
 slice and a lock release sees with one comparison that nobody waits. Attributes such as `xid` are the
 word index of entry 0: `region.q[procs.xid + procno]`.
 
-Client backends take any free entry; each auxiliary process has its own, so that a connection flood
-never keeps one from starting. This module owns who holds an entry. It never decides visibility.
+Client backends take any free entry of theirs, background workers any of theirs; each auxiliary process has
+its own, so that a connection flood never keeps one from starting. This module owns who holds an entry. It never decides visibility.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FIELDS = (
 
 def process_count(settings: Settings) -> int:
     """How many PGPROC entries there are."""
-    return settings.max_connections + len(AUXILIARY_ROLES)
+    return settings.max_connections + len(AUXILIARY_ROLES) + settings.max_worker_processes
 
 
 def shmem_areas(settings: Settings) -> list[Area]:
@@ -49,6 +49,7 @@ class ProcArray:
         self._q = region.q
         self.count = process_count(settings)
         self._backends = settings.max_connections
+        self._first_worker = settings.max_connections + len(AUXILIARY_ROLES)
         self.pid = region.word("proc_pid")
         self.role = region.word("proc_role")
         self.slot = region.word("proc_slot")
@@ -68,13 +69,14 @@ class ProcArray:
     def claim(self, role: Role, pid: int, slot: int) -> int:
         """Take an entry; the caller holds the free list's lock.
 
-        Raises ServerError 53300 when all client entries are taken (`InitProcess`).
+        Raises SessionFatal 53300 when all entries of its kind are taken (`InitProcess`).
         """
         q = self._q
         if role in AUXILIARY_ROLES:
             procno = self.auxiliary(role)
         else:
-            for procno in range(self._backends):
+            worker = role is Role.BGWORKER
+            for procno in range(self._first_worker, self.count) if worker else range(self._backends):
                 if q[self.pid + procno] == 0:
                     break
             else:

@@ -1,7 +1,7 @@
 """What `CALL` may call, known by shape alone.
 
-A workload module that is preloaded by name offers `PROCEDURES`, and each of them has the attributes of `Procedure`
-below. The server imports no workload's types, and no workload imports the server: the value that says "this parameter
+A module that is preloaded by name offers `PROCEDURES`, and each of them has the attributes of `Procedure` below (or
+it offers background workers alone, which is `supervisor.background_worker`'s business). The server imports no workload's types, and no workload imports the server: the value that says "this parameter
 has no default" is therefore one that both can name without a shared module, the built-in Ellipsis.
 
 `preload` checks a module's procedures once, before the postmaster forks anything: a procedure that names a type that
@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 from supervisor.errors import StartupError
 from supervisor.host import Host
+from supervisor.shmem.dynamic_workers import DynamicWorkers
 from supervisor.sql.types import DataType, type_named
 
 REQUIRED: Final = ...
@@ -79,6 +80,7 @@ class ProcedureContext:
     pid: int
     procno: int
     report_activity: Callable[[str], None]
+    workers: DynamicWorkers | None = None  # None: outside of a server
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def parameters_of(procedure: Procedure) -> tuple[Parameter, ...]:
 
 
 def preload(modules: Iterable[str]) -> dict[str, Procedure]:
-    """Imports workload modules and gives their procedures by name.
+    """Imports the modules and gives their procedures by name.
 
     Raises StartupError naming the module for one that cannot be imported, offers nothing, or offers a procedure that
     CALL could not run.
@@ -116,9 +118,12 @@ def preload(modules: Iterable[str]) -> dict[str, Procedure]:
                 hint="shared_preload_libraries names importable Python modules that define PROCEDURES, "
                 "for instance workloads.bank.",
             ) from error
-        offered = getattr(module, "PROCEDURES", None)
-        if offered is None:
-            raise StartupError(f'library "{name}" offers no procedures', hint="It must define PROCEDURES.")
+        offered = getattr(module, "PROCEDURES", ())
+        if not (hasattr(module, "PROCEDURES") or hasattr(module, "BACKGROUND_WORKERS")):
+            raise StartupError(
+                f'library "{name}" offers no procedures and no background workers',
+                hint="It must define PROCEDURES or BACKGROUND_WORKERS.",
+            )
         for procedure in offered.values() if isinstance(offered, Mapping) else offered:
             _check(name, procedure)
             if procedure.name in found:

@@ -64,11 +64,11 @@ def test_a_run_that_held_is_explained_by_its_slowest_recovery(place: Bed, campai
 
 def test_every_oracle_has_trials(campaign: Ended) -> None:
     rows = campaign.directory.read_verdict().oracles
-    assert len(rows) == 16
+    assert len(rows) == 22
     witnessed = not any(item.what == "supervision" for item in campaign.directory.read_verdict().not_judged)
     assert witnessed or not os.environ.get("CI"), "no kernel witness in CI"
     judged = [row for row in rows if row.required]
-    assert len(judged) == (15 if witnessed else 7)
+    assert len(judged) == (20 if witnessed else 8)
     assert [row.name for row in judged if not row.trials or row.status is not OracleStatus.HELD] == []
     assert all(row.bounds[0].trials == CYCLES for row in judged)
 
@@ -108,6 +108,12 @@ def test_each_epoch_begins_afresh_and_ends_with_a_look_at_everything(campaign: E
     assert [(cycle, after) for cycle, everything, after in looks if everything] == [(2, -1), (5, -1), (6, -1)]
     log = run.server_log.read_text()
     assert log.count("received fast shutdown request") == 3
+    checked = [record for record in run.harness_records() if record["ev"] == "files_checked"]
+    assert [(record["cycle"], record["epoch"]) for record in checked] == [(2, 0), (5, 1), (6, 2)]
+    for record in checked:
+        walked = {one["relation"]: one["items"] for one in record["verification"]["relations"]}
+        assert walked["bank_transfer"] and walked["bank_transfer_pkey"], walked
+        assert record["verification"]["state"] == "shut down" and not record["verification"]["corruptions"]
 
 
 def test_a_cycle_is_seen_from_the_blow_to_the_first_commit(campaign: Ended) -> None:

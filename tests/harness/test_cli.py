@@ -78,6 +78,7 @@ MISTAKES = [
     (["demo", "--kills", "0"], "0 is not in the range x>=1"),
     (["judge"], "Missing argument 'DIR'"),
     (["waldump", "-D", "data", "--start", "12"], "'12' is not an LSN"),
+    (["verify", "-D", "data", "more"], "unexpected extra argument"),
     (["runn"], "No such command 'runn'"),
 ]
 
@@ -171,9 +172,19 @@ def test_ctrl_c_is_status_2_wherever_it_comes(
 
 def test_every_verb_is_a_command() -> None:
     assert all(isinstance(command, click.Command) for command in crashbed.commands.values())
-    assert {"run", "replay", "judge", "report", "demo", "init", "serve", "waldump", "controldata", "points"} <= set(
-        COMMANDS
-    )
+    assert {
+        "run",
+        "replay",
+        "judge",
+        "report",
+        "demo",
+        "init",
+        "serve",
+        "verify",
+        "waldump",
+        "controldata",
+        "points",
+    } <= set(COMMANDS)
 
 
 @pytest.mark.live

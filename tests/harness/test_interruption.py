@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from chaos.oracles import storage
 from chaos.witness.tracefs import PREFIX
-from reports.verdict import Status
+from reports.verdict import OracleStatus, Status
 from tests.support.campaigns import Bed, Running, bed, processes_of
 from tests.support.waiting import wait_until
 
@@ -55,6 +56,8 @@ def test_an_interrupted_run_judges_what_there_is(place: Bed, number: signal.Sign
     run = done.directory
     verdict = run.read_verdict()
     assert verdict.status is Status.INTERRUPTED and verdict.cycles >= 2
+    (stored,) = [row for row in verdict.oracles if row.name == storage.NAME]
+    assert stored.status is OracleStatus.NOT_JUDGED and "no epoch came to its end" in stored.reason
     assert verdict.conclusive_cycles == verdict.cycles, "the cycle that was under way is no inconclusive one"
     assert run.read_info().exit_code == 2 and run.report_html.exists()
     assert place.left_behind(done.pid) == []

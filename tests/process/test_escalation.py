@@ -19,13 +19,16 @@ from pathlib import Path
 
 import pytest
 
+from chaos.oracles import escalation
+from chaos.oracles.escalation import Escalation
 from chaos.oracles.fan_out import FanOut
+from chaos.oracles.shutdown import Shutdowns
 from supervisor.points import Point, PointAction
 from supervisor.roles import Role
 from tests.conftest import Kernel, kernel_witness
 from tests.support import wire_client as client
 from tests.support.bank_client import set_up
-from tests.support.kernel_rules import LATEST_KILL_NS, ended, late_or_early_kills, not_told_to_quit, received
+from tests.support.kernel_rules import ended, late_or_early_kills, not_told_to_quit, received
 from tests.support.scene import Points, Scene, gone, living_child, planted
 from tests.support.server import LiveServer
 from tests.support.waiting import wait_until
@@ -129,6 +132,11 @@ PLANTED = {
         dead_end,
         (STATES, VOLLEY, '        draft.signal("KILL", [role for role in CHILD_ROLES if role is not Role.DEAD_END])\n'),
     ),
+    "late": (
+        session_and_writer,
+        # As in PostgreSQL 19: the loop sleeps on, until something else happens.
+        ("supervisor/postmaster/postmaster.py", "        if self._stopwatch_ns is not None:\n", "        if False:\n"),
+    ),
     "too_early": (
         session_and_writer,
         (
@@ -151,7 +159,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
             directory = tmp_path_factory.mktemp(name)
             code = planted(directory, f"escalation {name}", edit)
             found[name] = bring_about(Case(directory, kernel, stack, code))
-        over = time.monotonic_ns() + LATEST_KILL_NS + 100_000_000
+        over = time.monotonic_ns() + escalation.LATEST_KILL_NS + 100_000_000
         wait_until("the last stopwatch to run out", lambda: time.monotonic_ns() > over)
         for name in ("session_and_writer", "dead_end", "startup"):
             case = found[name]
@@ -165,7 +173,8 @@ def test_whoever_cannot_leave_is_killed_and_recovery_goes_on(cases: dict[str, Ca
     reign = case.scene.reign()
     assert late_or_early_kills(reign, ended(reign, case.crashed).process.reaped_t or 0) == []
     assert not_told_to_quit(reign, case.crashed) == []
-    assert case.scene.failures(FanOut()) == []
+    assert case.scene.failures(FanOut(), Escalation()) == []
+    assert case.scene.accusations() == []
     for pid in case.stopped.values():
         process = ended(reign, pid).process
         assert process.signal == signal.SIGKILL
@@ -182,6 +191,8 @@ def test_an_immediate_shutdown_escalates_too_and_ends_well(cases: dict[str, Case
     assert late_or_early_kills(reign) == []
     assert {kill.child.pid for kill in reign.kills} == set(case.stopped.values())
     assert len(reign.startups) == 1
+    assert case.scene.failures(Escalation(), Shutdowns()) == []
+    assert case.scene.accusations() == []
 
 
 def test_a_fast_shutdown_never_kills(cases: dict[str, Case]) -> None:
@@ -196,14 +207,20 @@ def test_a_fast_shutdown_never_kills(cases: dict[str, Case]) -> None:
     assert reign.kills == []
     assert reign.quits == []
     assert ended(reign, session).process.code == 1
+    assert case.scene.accusations() == []
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("never", "got no SIGKILL"), ("spares_dead_ends", "got no SIGKILL"), ("too_early", "after the first SIGQUIT")],
+    [
+        ("never", "got no SIGKILL"),
+        ("spares_dead_ends", "got no SIGKILL"),
+        ("late", "got no SIGKILL"),
+        ("too_early", "after the first SIGQUIT"),
+    ],
 )
-def test_the_rule_sees_it_broken(cases: dict[str, Case], name: str, words: str) -> None:
+def test_the_rule_and_the_oracle_see_it_broken(cases: dict[str, Case], name: str, words: str) -> None:
     case = cases[name]
-    found = late_or_early_kills(case.scene.reign())
-    assert [message for message in found if words in message], found
+    for found in (late_or_early_kills(case.scene.reign()), case.scene.failures(Escalation())):
+        assert [message for message in found if words in message], found
     assert name == "too_early" or not gone(next(iter(case.stopped.values())))

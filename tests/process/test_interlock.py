@@ -22,7 +22,7 @@ from chaos.witness.proc_maps import mapped_memories
 from supervisor.postmaster import lockfile
 from tests.conftest import MakeScene, MakeServer
 from tests.support.by_hand import end, ended, orphans_of, postmaster
-from tests.support.scene import Scene
+from tests.support.scene import Scene, stopped_postmaster
 from tests.support.server import LiveServer
 from tests.support.waiting import wait_until
 
@@ -186,8 +186,9 @@ def test_a_server_without_its_lock_file_shuts_itself_down_at_once(make_scene: Ma
 
 def test_a_lock_file_that_cannot_be_read_is_no_reason_to_go(make_server: MakeServer) -> None:
     server = make_server(CHECK_OFTEN).start()
-    pid_file(server).unlink()
-    pid_file(server).mkdir()
+    with stopped_postmaster(server):  # a look between the two would find no file at all, which is a reason
+        pid_file(server).unlink()
+        pid_file(server).mkdir()
     continuing = 'could not open file "postmaster.pid": Is a directory; continuing anyway'
     wait_until("the third look", lambda: server.log().count(continuing) >= 3)
     assert answers(server)

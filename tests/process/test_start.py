@@ -397,7 +397,21 @@ def test_points_lists_every_point_with_its_meaning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["init", "serve", "reload", "waldump", "controldata", "points", "run", "replay", "judge", "report", "demo"]
+    "verb",
+    [
+        "init",
+        "serve",
+        "reload",
+        "verify",
+        "waldump",
+        "controldata",
+        "points",
+        "run",
+        "replay",
+        "judge",
+        "report",
+        "demo",
+    ],
 )
 def test_every_help_text_has_an_example(tmp_path: Path, verb: str) -> None:
     said = crashbed(verb, "--help", cwd=tmp_path)

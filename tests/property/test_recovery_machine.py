@@ -3,7 +3,7 @@
 What could go wrong: a committed row that recovery does not bring back, or brings back old; a row of a transaction that
 never committed; a row that a snapshot should not see; an index that has lost an entry or leads to another row; a page
 whose image was needed and not logged; a redo that is not idempotent, so that a crash in the middle of it spoils the
-next one. The pool is so small and the segments so short that pages are evicted, read back and recycled all the time.
+next one. Nor may the walk of `crashbed verify` find anything, in whatever state a crash leaves the files. The pool is so small and the segments so short that pages are evicted, read back and recycled all the time.
 
 The last test shows that the machine can fail: with a redo that does nothing, it does.
 """
@@ -31,6 +31,7 @@ from supervisor.engine.recovery import redo
 from supervisor.engine.recovery.checkpoint import CheckpointFlags
 from supervisor.engine.recovery.redo import RecoveryResult, Replay
 from supervisor.engine.transam.clog import CommitLog, Status
+from supervisor.engine.verify.cluster import verify_cluster
 from supervisor.engine.wal.insert import Wal
 from supervisor.engine.wal.rmgr import Rmgr
 from supervisor.errors import Panic, ServerError, StartupError
@@ -292,6 +293,7 @@ class RecoveryMachine(RuleBasedStateMachine):
         for number in range(LIVE_SESSIONS):
             self.rollback(number)
         self.rig.stop()
+        self.files_are_sound(recovered=False)
         assert self.recover().performed is False
 
     # Keeping the model.
@@ -318,6 +320,7 @@ class RecoveryMachine(RuleBasedStateMachine):
                 self.committed[row] = value
 
     def recover(self, maybe: dict[tuple[str, int], str | None] | None = None) -> RecoveryResult:
+        self.files_are_sound()
         result = self.rig.start()
         self.open_sessions()
         found = self.found(self.workers[1].session)
@@ -336,6 +339,12 @@ class RecoveryMachine(RuleBasedStateMachine):
             assert keys == sorted(set(keys))
         return rows
 
+    def files_are_sound(self, *, recovered: bool | None = None) -> None:
+        """Walk over the files as they are; of a cluster that is not shut down, as a crash now would leave them."""
+        result = verify_cluster(self.rig.disk)
+        assert result.corruptions == ()
+        assert recovered is None or result.recovered is recovered
+
     @invariant()
     def everybody_sees_what_they_should(self) -> None:
         if hasattr(self, "workers"):
@@ -345,6 +354,8 @@ class RecoveryMachine(RuleBasedStateMachine):
             if self.quiet % 4 == 1:
                 for table in TABLES:
                     check_table(self.rig.engines[0], table)
+            if self.quiet % 4 == 3:
+                self.files_are_sound(recovered=True)
 
 
 MachineTest = RecoveryMachine.TestCase

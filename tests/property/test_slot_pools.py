@@ -22,9 +22,9 @@ POOLED = tuple(role for role in CHILD_ROLES if role is not Role.DEAD_END)
 class SlotPoolsMachine(RuleBasedStateMachine):
     """The model: for each role the set of its slots, and who is in which."""
 
-    @initialize(connections=st.integers(1, 4))
-    def make(self, connections: int) -> None:
-        sizes = pool_sizes(Settings(max_connections=connections))
+    @initialize(connections=st.integers(1, 4), workers=st.integers(0, 2))
+    def make(self, connections: int, workers: int) -> None:
+        sizes = pool_sizes(Settings(max_connections=connections, max_worker_processes=workers))
         self.pools = SlotPools(sizes)
         self.children = Children()
         self.size = sizes
@@ -105,9 +105,10 @@ TestSlotPools.settings = run_settings(max_examples=60, stateful_step_count=60)
 
 
 def test_connections_have_twice_as_many_slots_and_every_other_process_its_own() -> None:
-    sizes = pool_sizes(Settings(max_connections=7))
+    sizes = pool_sizes(Settings(max_connections=7, max_worker_processes=3))
     assert sizes.pop(Role.BACKEND) == 14
-    assert set(sizes) == set(CHILD_ROLES) - {Role.BACKEND, Role.DEAD_END}
+    assert sizes.pop(Role.BGWORKER) == 3
+    assert set(sizes) == set(CHILD_ROLES) - {Role.BACKEND, Role.BGWORKER, Role.DEAD_END}
     assert set(sizes.values()) == {1}
 
 

@@ -44,15 +44,16 @@ from supervisor.postmaster.states import (
     State,
     Stopwatch,
 )
+from supervisor.postmaster.values import NO_CHILDREN_COUNTS
 from supervisor.roles import CHILD_ROLES, Role
 
 NOTHING_TOLD = (Told.NOTHING,) * len(CHILD_ROLES)
-ALL_OF_THEM = (0, 1, 1, 1, 2, 1)
+ALL_OF_THEM = (0, 1, 1, 1, 2, 1, 1)
 RUNNING = State(pm_state=PMState.RUN, accepting=True, children=ALL_OF_THEM)
 RECOVERING = State(
     pm_state=PMState.RECOVERY,
     accepting=True,
-    children=(1, 1, 1, 0, 0, 0),
+    children=(1, 1, 1, 0, 0, 0, 0),
     startup_status=StartupStatus.RUNNING,
 )
 DRAINING = structs.replace(RUNNING, pm_state=PMState.WAIT_BACKENDS, fatal_error=True, stopwatch=Stopwatch.ARMED)
@@ -80,6 +81,7 @@ STATE_COUNTEREXAMPLES: dict[str, World] = {
     "a_crashed_startup_ends_the_server": world(RUNNING, startup_status=StartupStatus.CRASHED),
     "run_has_no_startup_process": world(RECOVERING, pm_state=PMState.RUN),
     "backends_live_only_where_they_are_served_or_awaited": world(RUNNING, pm_state=PMState.RECOVERY),
+    "background_workers_live_only_where_they_are_started_or_awaited": world(RUNNING, pm_state=PMState.WAIT_DEAD_END),
     "the_checkpoint_waits_for_the_target_set": world(RUNNING, pm_state=PMState.WAIT_XLOG_SHUTDOWN),
     "the_checkpointer_lives_while_it_is_waited_for": world(NOBODY, pm_state=PMState.WAIT_CHECKPOINTER),
     "no_children_means_none": world(RUNNING, pm_state=PMState.NO_CHILDREN),
@@ -106,7 +108,7 @@ STEP_COUNTEREXAMPLES: dict[str, Taken] = {
     "time_that_is_over_is_acted_upon": taken(DRAINING, Advance(), changed={"stopwatch": Stopwatch.EXPIRED}),
     "a_crash_starts_the_time": taken(RUNNING, Advance(), changed={"fatal_error": True}),
     "nobody_is_launched_in_a_drain": taken(
-        structs.replace(DRAINING, children=(0, 1, 0, 0, 1, 0)), Advance(), Launch(Role.BGWRITER)
+        structs.replace(DRAINING, children=(0, 1, 0, 0, 1, 0, 0)), Advance(), Launch(Role.BGWRITER)
     ),
     "nobody_is_launched_twice": taken(RUNNING, Advance(), Launch(Role.BGWRITER)),
     "startup_first_after_a_crash_and_last_at_the_start": taken(
@@ -142,7 +144,7 @@ STEP_COUNTEREXAMPLES: dict[str, Taken] = {
         changed={"exit_code": 1},
     ),
     "only_the_living_are_signalled": taken(RUNNING, Advance(), Signal("TERM", (Role.STARTUP,))),
-    "a_loop_pass_is_idempotent": taken(structs.replace(DRAINING, children=(0,) * 6), Advance()),
+    "a_loop_pass_is_idempotent": taken(structs.replace(DRAINING, children=NO_CHILDREN_COUNTS), Advance()),
 }
 
 

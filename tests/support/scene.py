@@ -13,6 +13,7 @@ import msgspec
 from chaos.defects.defect import Defect, Edit
 from chaos.oracles.evidence import Evidence, ServerRecord, server_records
 from chaos.oracles.oracle import Oracle
+from chaos.oracles.registry import SUPERVISION
 from chaos.oracles.supervision import Reign, reigns
 from chaos.targets.builtin import CODE_ROOT
 from chaos.targets.process import open_process
@@ -33,20 +34,25 @@ class Scene:
     def __init__(self, server: LiveServer, kernel: Kernel) -> None:
         self.server = server
         self._kernel = kernel
-        self._pid = server.pid
-        kernel.follow(server.pid)
+        self._pids: list[int] = []
+        self.follow()
+
+    def follow(self) -> None:
+        """Take the server's postmaster of now for the last one of this scene."""
+        self._pids.append(self.server.pid)
+        self._kernel.follow(self.server.pid)
 
     def evidence(self) -> Evidence:
         """Everything up to now, of this server alone."""
         journal = list(self._journal())  # first, so that the account reaches beyond whatever it claims
         evidence = Evidence(self._kernel.account(), journal)
-        evidence.derived["reigns"] = [reign for reign in reigns(evidence) if reign.postmaster.pid == self._pid]
+        evidence.derived["reigns"] = [reign for reign in reigns(evidence) if reign.postmaster.pid in self._pids]
         return evidence
 
     def reign(self) -> Reign:
-        """This postmaster's life up to now; the account of it must be whole."""
+        """The life up to now of the postmaster, of the last one if there were several; the account of it must be whole."""
         evidence = self.evidence()
-        (reign,) = reigns(evidence)
+        *_, reign = reigns(evidence)
         gap = evidence.account.gap(reign.begin, min(reign.end, evidence.account.end))
         assert gap is None, f"the kernel's account is not whole: {gap}"
         return reign
@@ -60,6 +66,15 @@ class Scene:
             assert result.trials, f"oracle {result.name} judged nothing: {result.reason}"
             found += [f"{failure.message}: {'; '.join(failure.evidence)}" for failure in result.failures]
         return found
+
+    def accusations(self) -> list[str]:
+        """What any oracle of supervision finds, whether it had something to judge or not."""
+        evidence = self.evidence()
+        return [
+            f"{oracle.name}: {failure.message}: {'; '.join(failure.evidence)}"
+            for oracle in SUPERVISION
+            for failure in oracle.judge(evidence).failures
+        ]
 
     def memories(self) -> dict[int, frozenset[MappedMemory]]:
         """What the postmaster and its living children map, by pid, as /proc shows it."""

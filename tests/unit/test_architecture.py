@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 # Lowest first. A module belongs to the longest prefix that names it; it may import its own layer and below.
 SUPERVISOR_LAYERS: tuple[tuple[str, ...], ...] = (
     ("supervisor.roles", "supervisor.errors", "supervisor.points", "supervisor.host", "supervisor.config"),
+    ("supervisor.background_worker",),
     ("supervisor.log",),
     ("supervisor.config_file",),
     ("supervisor.shmem",),
@@ -32,9 +33,11 @@ SUPERVISOR_LAYERS: tuple[tuple[str, ...], ...] = (
     ("supervisor.engine.recovery.checkpoint", "supervisor.engine.recovery.leftovers"),
     ("supervisor.engine.engine",),
     ("supervisor.engine.recovery",),
+    ("supervisor.engine.verify",),
     ("supervisor.session",),
     ("supervisor.sql", "supervisor.wire"),
     ("supervisor.processes",),
+    ("supervisor.examples",),
     ("supervisor.postmaster",),
     ("supervisor.__main__",),
 )

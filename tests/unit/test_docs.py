@@ -19,10 +19,11 @@ import click
 import pytest
 
 from chaos.cli.main import crashbed
-from chaos.oracles import internal_error, isolation, observable, wal_replay
+from chaos.faults import FAULTS
+from chaos.oracles import internal_error, isolation, observable, storage, wal_replay
 from chaos.oracles.data import OF_LEDGER
 from chaos.oracles.registry import SUPERVISION
-from chaos.plan import parse_selector
+from chaos.selector import parse_selector
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -198,6 +199,13 @@ def defines(code: str, name: str) -> bool:
     return True
 
 
+def test_the_guide_has_every_fault_as_the_registry_has_it() -> None:
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs" / "guide.md").read_text(), re.M)
+    assert [row for row in rows if row[0] in FAULTS] == [
+        (fault.name, fault.does, fault.causes.value) for fault in FAULTS.values()
+    ]
+
+
 def test_the_readme_begins_with_the_two_commands() -> None:
     text = README.read_text()
     assert {f"make {target}" for target in ("run", "test", "demo", "check")} <= set(re.findall(r"make [a-z]+", text))
@@ -216,6 +224,7 @@ def test_the_readme_has_every_rule() -> None:
         isolation.TITLE,
         observable.TITLE,
         internal_error.TITLE,
+        storage.TITLE,
         *(oracle.title for oracle in SUPERVISION),
     )
     assert set(others) - told == set()

@@ -79,7 +79,7 @@ PLANTED: list[tuple[str, Any, str, Any, State]] = [
     ("fdatasync", os, "fdatasync", refused, State.MISSING),
     ("socket", doctor, "instance_name", lambda pid: "x" * 108, State.MISSING),
     ("processes", os, "fork", exhausted, State.MISSING),
-    ("PostgreSQL", shutil, "which", lambda name: None, State.MISSING),
+    ("PostgreSQL", doctor, "all_programs", list, State.MISSING),
 ]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from reports.records import RecordWriter
 from reports.rundir import RunDirectory, RunDirectoryError
 from reports.statistics import bound
 from reports.verdict import Status, Verdict
+from supervisor.engine.verify.corruption import RelationChecked, Verification
 from tests.support.bank_history import BANK, Asked, World
 from workloads.workload import last_operation_of
 
@@ -64,7 +65,7 @@ class Recorded:
         self.world = World([])
         self.previous: dict[str, Any] | None = None
         self._last = -1
-        self._begin_ns = 0
+        self._begin_ns = self._ended_ns = 0
 
     def resumed(self, at_cycle: int) -> None:
         """Another harness goes on, at the time of a cycle of its own, on a fresh cluster."""
@@ -93,6 +94,7 @@ class Recorded:
     ) -> None:
         """One cycle, from its begin to its end."""
         begin = self._begin_ns + cycle * CYCLE_MS * MS
+        self._ended_ns = begin + CYCLE_MS * MS - 1
         events: list[dict[str, Any]] = [
             {"t": begin, "ev": "cycle_begin", "cycle": cycle, "epoch": cycle // 2, "plan": {}}
         ]
@@ -134,6 +136,11 @@ class Recorded:
             writer.append_encoded(encode(list(records)))
 
     def judged(self) -> Verdict:
+        """The verdict on all of it; the last epoch's files were sound."""
+        checked = RelationChecked("base/16", "bank_account", "heap", 1, 6, 0)
+        found = msgspec.to_builtins(Verification("shut down", False, 512, (checked,), ()))
+        with self.run.harness_writer() as writer:
+            writer.append({"t": self._ended_ns, "ev": "files_checked", "cycle": 0, "epoch": 0, "verification": found})
         return judge_run(self.run)
 
 
@@ -162,6 +169,7 @@ def test_the_run_of_the_story_is_held(record: Callable[..., Recorded]) -> None:
     assert verdict.ledger.ok.committed == 60 and verdict.ledger.wrong == 0
     assert {row.name for row in verdict.oracles if row.required} == {
         "durability", "atomicity", "resurrection", "invariant", "wal_replay", "observable", "internal_error",
+        "storage",
     }  # fmt: skip
 
 
@@ -324,6 +332,28 @@ def test_a_kill_that_the_witness_did_not_see_proves_nothing(record: Callable[...
     verdict = two_cycles(recorded)
     assert verdict.status is Status.INCONCLUSIVE
     assert [(why.reason, why.cycles) for why in verdict.inconclusive] == [(Reason.NOT_WITNESSED.value, 2)]
+
+
+# Faults that are no crash.
+
+
+def test_an_orderly_end_excuses_no_commit_that_was_not_flushed(record: Callable[..., Recorded]) -> None:
+    """Without synchronous commit a crash may take the last acknowledgements; a shutdown may not."""
+    campaign = msgspec.to_builtins(
+        CampaignPlan(seed=7, backends=2, epoch_cycles=2, synchronous_commit=False, faults=("shutdown-fast", "sigquit"))
+    )
+    last_lost = [*asked(1)[:29], dataclasses.replace(asked(1)[29], kept=False), *asked(1)[30:]]
+    at = {"t": (CYCLE_MS + 100) * MS}
+    crashed = two_cycles(record(campaign=campaign), operations=last_lost, blows=(at,))
+    assert not crashed.findings
+    ended = two_cycles(record(campaign=campaign), operations=last_lost, blows=({**at, "fault": "shutdown-fast"},))
+    assert "was acknowledged and is lost" in ended.findings[0].message
+
+
+def test_an_oracle_that_no_fault_of_the_run_feeds_is_not_asked_of_it(record: Callable[..., Recorded]) -> None:
+    campaign = msgspec.to_builtins(CampaignPlan(seed=7, backends=2, epoch_cycles=2, faults=("shutdown-fast",)))
+    rows = {row.name: row.required for row in two_cycles(record(campaign=campaign)).oracles}
+    assert rows["durability"] and not rows["wal_replay"] and not rows["fan_out"]
 
 
 # The command that repeats the run.

@@ -14,11 +14,11 @@ import pytest
 from chaos.faults import Blow
 from chaos.oracles.evidence import Evidence, server_records
 from chaos.oracles.supervision import reigns
-from chaos.phases import became_ready_ns, cycles_of, fell_ns, recoveries
+from chaos.phases import became_ready_ns, cycles_of, fell_ns, recoveries, replaced_ns
 from chaos.witness.account import Account
 from reports.records import RecordWriter
 from reports.rundir import RunDirectory
-from tests.support.two_crashes import CHECKPOINTER, HARNESS, JOURNAL, MS, VICTIM, two_crashes
+from tests.support.two_crashes import CHECKPOINTER, HARNESS, JOURNAL, MS, SURVIVOR, VICTIM, two_crashes
 
 
 @pytest.fixture
@@ -53,6 +53,34 @@ def test_what_was_meant_landed_if_every_part_of_it_did() -> None:
     assert not outcomes(("sigquit", "missed"))
     assert outcomes(("sigkill-several", "missed"), ("sigkill-several", "landed"), ("sigkill-several", "missed"))
     assert not outcomes(("trigger", "landed"), ("sigkill-role", "missed")), "the point was never reached"
+
+
+def test_each_part_of_a_fault_must_land() -> None:
+    def cycle(*parts: tuple[int, str]) -> bool:
+        faults = [{**HARNESS[1], "fault": "sigstop-victim", "part": part, "outcome": how} for part, how in parts]
+        (found,) = cycles_of([HARNESS[0], *faults])
+        return found.landed
+
+    assert cycle((0, "landed"), (2, "landed"))
+    assert not cycle((0, "landed"), (2, "missed"))
+    assert cycle((0, "missed"), (0, "landed"))
+
+
+def test_an_exit_at_a_point_is_seen_as_the_exit_that_it_was() -> None:
+    """The survivor's exit 2 stands for one at a point: no signal is looked for."""
+    (cycle,) = cycles_of(HARNESS)
+    account = Account(two_crashes())
+    assert fell_ns(cycle, Blow(100 * MS, SURVIVOR, "backend", 0, True, code=2), account) == 102_500_000
+    assert fell_ns(cycle, Blow(100 * MS, SURVIVOR, "backend", 0, True, code=1), account) is None
+
+
+def test_a_replacement_is_a_child_of_the_same_role_forked_after_the_blow() -> None:
+    (cycle,) = cycles_of(HARNESS)
+    lives = reigns(Evidence(Account(two_crashes())))
+    blow = Blow(99 * MS, 999, "checkpointer", 15, True)
+    assert replaced_ns(cycle, lives, blow, 99 * MS) == 105 * MS
+    assert replaced_ns(cycle, lives, blow, 110 * MS) is None
+    assert replaced_ns(cycle, lives, Blow(99 * MS, 999, "bgwriter", 15, True), 99 * MS) is None
 
 
 def test_a_cycle_that_was_cut_short_has_no_end() -> None:

@@ -219,7 +219,7 @@ def test_the_median_and_the_worst_are_cycles_that_happened(tmp_path: Path) -> No
 def test_phases_bridge_what_was_not_seen_and_never_run_backwards() -> None:
     seen = Recovery(cycle=1, noticed=1.0, fan_out_done=0.9, last_child_reaped=None, redo_end=5.0, first_commit=7.0)
     spans = [(span.phase, span.start, span.end) for span in model.spans(seen)]
-    assert spans == [("Notice", 0.0, 1.0), ("Fan-out", 1.0, 1.0), ("Redo", 1.0, 5.0), ("First commit", 5.0, 7.0)]
+    assert spans == [("Notice", 0.0, 1.0), ("Fan-out", 1.0, 1.0), ("Redo", 1.0, 5.0), ("Sign of life", 5.0, 7.0)]
 
 
 def test_thinning_keeps_the_slowest_and_the_order() -> None:

@@ -115,6 +115,12 @@ def test_entries_run_out_with_a_sentence_and_come_back(memory: Memory) -> None:
     assert caught.value.sqlstate == TOO_MANY_CONNECTIONS
     # An auxiliary process has an entry of its own, whatever the clients do.
     assert {procs.claim(role, 2000, 1) for role in AUXILIARY_ROLES} == set(range(limit, limit + len(AUXILIARY_ROLES)))
+    # And so have background workers.
+    first = limit + len(AUXILIARY_ROLES)
+    workers = range(first, first + memory.settings.max_worker_processes)
+    assert [procs.claim(Role.BGWORKER, 3000, 1) for _ in workers] == list(workers)
+    with pytest.raises(SessionFatal):
+        procs.claim(Role.BGWORKER, 3000, 1)
     procs.release(taken[3])
     assert procs.claim(Role.BACKEND, 998, 1) == taken[3]
 
@@ -159,10 +165,10 @@ def test_an_auxiliary_process_is_found_while_it_lives(memory: Memory) -> None:
 
 
 def test_there_are_as_many_flags_as_the_postmaster_has_slots() -> None:
-    for connections in (1, 3, 100):
-        settings = Settings(max_connections=connections)
+    for connections, workers in ((1, 0), (3, 8), (100, 1)):
+        settings = Settings(max_connections=connections, max_worker_processes=workers)
         assert slot_count(settings) == sum(pool_sizes(settings).values())
-    assert set(AUXILIARY_ROLES) == set(CHILD_ROLES) - {Role.BACKEND, Role.DEAD_END}
+    assert set(AUXILIARY_ROLES) == set(CHILD_ROLES) - {Role.BACKEND, Role.DEAD_END, Role.BGWORKER}
 
 
 def test_the_dead_mans_switch(memory: Memory) -> None:

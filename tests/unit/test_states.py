@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from supervisor.config import Settings
 from supervisor.postmaster import diagram
 from supervisor.postmaster.actions import (
     Action,
@@ -59,6 +60,7 @@ from supervisor.postmaster.states import (
     StopwatchExpired,
     UntrackedChildExited,
     accepting,
+    background_workers_start,
     classify,
     connection_answer,
     initial_state,
@@ -455,7 +457,7 @@ def test_a_missing_checkpointer_is_started_for_the_shutdown_checkpoint() -> None
     told = running()
     told.tell(ShutdownRequested(Shutdown.FAST))
     told.exits(Role.BGWRITER, ZERO)
-    state = structs.replace(told.state, children=(0, 0, 0, 1, 0, 0))
+    state = structs.replace(told.state, children=(0, 0, 0, 1, 0, 0, 0))
     state, _ = step(state, ChildExited(Role.WALWRITER, ZERO))
     state, actions = step(state, Advance())
     assert actions == (Launch(Role.CHECKPOINTER),)
@@ -509,16 +511,41 @@ def test_a_startup_process_that_ends_in_the_smart_wait_of_a_hot_standby_leaves_t
         (Role.DEAD_END, ZERO, True, False),
         (Role.DEAD_END, ONE, False, False),
         (Role.DEAD_END, CRASH, True, True),
+        (Role.BGWORKER, ZERO, True, False),
+        (Role.BGWORKER, ONE, True, False),
+        (Role.BGWORKER, ZERO, False, True),
+        (Role.BGWORKER, ONE, False, True),
+        (Role.BGWORKER, CRASH, True, True),
     ],
 )
 def test_every_exit_in_run(role: Role, outcome: ExitOutcome, slot_clean: bool, crash: bool) -> None:
     """Specification 2.3."""
     told = running(backends=1)
     told.tell(ChildForked(Role.DEAD_END))
+    told.tell(ChildForked(Role.BGWORKER))
     told.exits(role, outcome, slot_clean=slot_clean)
     assert told.state.fatal_error is crash
     expected = ExitMeaning.CRASH if crash else ExitMeaning.ORDINARY
     assert child_type(role).exit_meaning(outcome, slot_clean=slot_clean, pm_state=PMState.RUN) is expected
+
+
+def test_the_log_tells_the_failure_of_a_background_worker_and_hardly_its_success() -> None:
+    """`CleanupBackend`: LOG for exit 1, DEBUG1 for exit 0."""
+    told = running()
+    told.tell(ChildForked(Role.BGWORKER))
+    for outcome, level in ((ZERO, "DEBUG1"), (ONE, "LOG")):
+        _, actions = step(told.state, ChildExited(Role.BGWORKER, outcome))
+        assert actions == (LogChildExit(level, Role.BGWORKER, "background worker"),)
+
+
+def test_no_background_worker_starts_in_a_crash_cycle_until_redo_has_begun() -> None:
+    told = running(backends=1)
+    told.tell(ChildExited(Role.BACKEND, CRASH))
+    with pytest.raises(ImpossibleEvent, match="no background worker starts in this state"):
+        step(told.state, ChildForked(Role.BGWORKER))
+    restarting = State(pm_state=PMState.STARTUP, fatal_error=True)
+    recovering = State(pm_state=PMState.RECOVERY)
+    assert [background_workers_start(state) for state in (restarting, recovering)] == [False, True]
 
 
 def test_an_untracked_child_is_logged_or_a_crash() -> None:
@@ -679,8 +706,9 @@ def test_the_policy_table_has_a_row_for_every_child() -> None:
 
 
 def test_slot_pools_leave_room_for_those_that_still_authenticate() -> None:
-    sizes = {row.role: row.pool_size(100) for row in CHILD_TYPES}
+    sizes = {row.role: row.pool_size(Settings(max_connections=100, max_worker_processes=7)) for row in CHILD_TYPES}
     assert sizes.pop(Role.BACKEND) == 200
+    assert sizes.pop(Role.BGWORKER) == 7
     assert sizes.pop(Role.DEAD_END) == 0
     assert set(sizes.values()) == {1}
 

@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from chaos.plan import CampaignPlan, CyclePlan, FaultKind, PointPlacement, RoleChild, Trigger, TriggerKind
+from chaos.plan import CampaignPlan, CyclePlan, PointPlacement, Trigger, TriggerKind
 from chaos.strike import Strike
+from chaos.victims import RoleChild
 from supervisor.points import Point, PointMap
 from supervisor.roles import Role
 
@@ -122,7 +123,7 @@ def test_a_point_that_no_worker_passes_needs_its_process_forked_anew(
     role: str, trigger: tuple[TriggerKind, str] | None
 ) -> None:
     plan = CampaignPlan(seed=1, points=(f"{role}/DISK_OPEN:5",), point_one_in=1).cycle(3)
-    assert (plan.fault, plan.victims) == (FaultKind.SIGKILL_ROLE, None)
+    assert (plan.fault, plan.victims) == ("sigkill-role", None)
     if trigger is None:
         assert plan.trigger is None
         return
@@ -217,6 +218,40 @@ def test_without_a_backend_there_is_no_crash_to_recover_from(server: FakeServer,
     assert strike.begun_ns is None and server.signalled() == {}
 
 
+def test_a_point_that_is_to_be_hit_twice_is_hit_by_two_processes(server: FakeServer, points: PointMap) -> None:
+    plan = planned("startup/REDO_RECORD:1")
+    twice = msgspec.structs.replace(plan, placement=PointPlacement("startup/REDO_RECORD:1", "PASS", times=2))
+    strike = strike_of(twice, server, points)
+    strike.prepare()
+    fall(strike, server)
+    assert not strike.halfway
+    reach(points, Role.STARTUP, Point.REDO_RECORD)
+    # One whose arm does not end it fires both; a SIGKILL leaves the second for the next process.
+    strike.look()
+    assert [(blow.landed, blow.part) for blow in strike.blows] == [(True, 0), (True, 1)]
+    assert not strike.halfway and strike.decisive
+
+
+def test_hits_that_never_come_are_misses_of_their_own(server: FakeServer, points: PointMap) -> None:
+    plan = planned("startup/REDO_RECORD:1")
+    twice = msgspec.structs.replace(plan, placement=PointPlacement("startup/REDO_RECORD:1", "PASS", times=2))
+    strike = strike_of(twice, server, points)
+    strike.prepare()
+    fall(strike, server)
+    strike.disarm()
+    assert [(blow.landed, blow.part) for blow in strike.blows] == [(False, 0), (False, 1)]
+
+
+def test_an_exit_at_a_point_is_told_as_what_it_is(server: FakeServer, points: PointMap) -> None:
+    plan = CampaignPlan(seed=1, faults=("exit-1",)).cycle(0)
+    strike = strike_of(plan, server, points)
+    strike.prepare()
+    fall(strike, server)
+    strike.disarm()
+    (blow,) = strike.blows
+    assert (blow.role, blow.signal, blow.code, blow.landed) == ("backend", 0, 1, False)
+
+
 # At a point of a process that another takes the place of.
 
 
@@ -236,7 +271,7 @@ def test_a_long_lived_process_makes_room_for_one_that_reads_the_arm(server: Fake
 
 
 def test_a_fault_in_time_strikes_the_plans_victims(server: FakeServer, points: PointMap) -> None:
-    plan = CampaignPlan(seed=1, faults=(FaultKind.SIGQUIT,), point_one_in=0, delay_ms=(0.0, 0.0)).cycle(0)
+    plan = CampaignPlan(seed=1, faults=("sigquit",), point_one_in=0, delay_ms=(0.0, 0.0)).cycle(0)
     strike = strike_of(plan, server, points)
     strike.prepare()
     fall(strike, server)

@@ -121,6 +121,24 @@ class BytesLayout:
         mm.move(place, place + 2, at + lower - place - 2)
         _put_bounds(mm, at + LOWER_AT, lower - 2, upper)
 
+    def fault(self, at: int) -> str:
+        """See Layout."""
+        lower, upper, special, _, _, _, right, level, high = _header(self._mm, at + LOWER_AT)
+        count, rest = divmod(lower - HEADER_BYTES, 2)
+        if rest:
+            return f"lower {lower} is within an entry's offset"
+        places = [
+            (offset, 12 if level else 8) for offset in Struct(f"<{count}H").unpack_from(self._mm, at + HEADER_BYTES)
+        ]
+        if right:
+            places.append((high, 8))
+        end = upper
+        for offset, header_bytes in sorted(places):
+            if offset < end or offset + header_bytes > special:
+                return f"an entry at {offset} where none can be, entries lie at {upper} to {special}"
+            end = offset + header_bytes + int(_get_u16(self._mm, at + offset)[0])
+        return f"an entry ends at {end}, behind {special}" if end > special else ""
+
     def read(self, at: int) -> Node:
         """See Layout."""
         mm = self._mm

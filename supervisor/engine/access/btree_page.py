@@ -95,6 +95,10 @@ class Layout(Protocol):
         """Take an entry out."""
         ...
 
+    def fault(self, at: int) -> str:
+        """Why the page's own bytes are not a node that `read` could take apart, in words; "" if they are."""
+        ...
+
     def read(self, at: int) -> Node:
         """The page taken apart."""
         ...

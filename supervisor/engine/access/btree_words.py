@@ -143,6 +143,16 @@ class WordLayout:
         mm.move(top + stride, top, stride * index)
         _put_bounds(mm, at + LOWER_AT, lower - 8, upper + stride)
 
+    def fault(self, at: int) -> str:
+        """See Layout."""
+        lower, upper, special, _, _, _, _, level, high = _header(self._mm, at + LOWER_AT)
+        entries, rest = divmod(lower - _KEYS_AT, 8)
+        if lower < _KEYS_AT or rest or special - upper != entries * (16 if level else 8):
+            return f"keys up to {lower}, what they lead to from {upper} to {special}: not as many of both"
+        if high:
+            return f"a high key at {high}, where none is kept"
+        return ""
+
     def read(self, at: int) -> Node:
         """See Layout."""
         q = self._q

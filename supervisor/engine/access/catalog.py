@@ -70,13 +70,14 @@ class Table:
         return encode_key(self.key_type, check_value(self.key_type, value, self.primary_key))
 
 
-_CATALOG_COLUMNS = (
+CATALOG_COLUMNS = (
     Column("name", "text"),
     Column("heap", "integer"),
     Column("index", "integer"),
     Column("columns", "text"),
     Column("primary_key", "text"),
 )
+"""The columns of the catalog's own table, `pg_class`."""
 
 
 class Catalog:
@@ -88,7 +89,7 @@ class Catalog:
         self._tables: dict[str, Table] = {}
         self._own: list[str] = []
         self.known = self._tables.get
-        self.catalog = Table("pg_class", CATALOG_HEAP, CATALOG_INDEX, _CATALOG_COLUMNS, "name", pool, wal)
+        self.catalog = Table("pg_class", CATALOG_HEAP, CATALOG_INDEX, CATALOG_COLUMNS, "name", pool, wal)
         """The table of tables."""
 
     def remember(self, row: Row, *, own: bool) -> Table:
@@ -96,7 +97,7 @@ class Catalog:
         name, heap, index, columns, primary_key = row
         assert isinstance(name, str) and isinstance(heap, int) and isinstance(index, int)
         assert isinstance(columns, str) and isinstance(primary_key, str)
-        table = Table(name, heap, index, _columns_from(columns), primary_key, self._pool, self._wal)
+        table = Table(name, heap, index, columns_from(columns), primary_key, self._pool, self._wal)
         self._tables[name] = table
         if own:
             self._own.append(name)
@@ -117,7 +118,8 @@ def table_row(name: str, heap: int, index: int, columns: Sequence[Column], prima
     return name, heap, index, text, primary_key
 
 
-def _columns_from(text: str) -> tuple[Column, ...]:
+def columns_from(text: str) -> tuple[Column, ...]:
+    """The columns that a catalog row's text names. TypeError for a text that `table_row` does not make."""
     return tuple(Column(*line.split("\t")) for line in text.split("\n"))
 
 

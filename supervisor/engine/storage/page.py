@@ -79,6 +79,10 @@ class InvalidPage(ValueError):
     """A page that was read is not the one that was written; the caller knows which it is."""
 
 
+class WrongChecksum(InvalidPage):
+    """What was read is not what was sealed for this place."""
+
+
 def init(mm: mmap, page: int, kind: int, *, special_bytes: int = 0) -> None:
     """Make an empty page of a kind; its LSN stays, all else is lost. `special_bytes` is a multiple of 8."""
     special = PAGE_BYTES - special_bytes
@@ -105,10 +109,22 @@ def verify(data: bytes, relation: int, block: int) -> None:
     stored = _get_u32(data, CHECKSUM_AT)[0]
     computed = _checksum(data, relation, block)
     if stored != computed and data != _ZEROS:
-        raise InvalidPage(f"calculated checksum {computed:08X} but found {stored:08X}")
+        raise WrongChecksum(f"calculated checksum {computed:08X} but found {stored:08X}")
     lower, upper, special = _get_u16(data, LOWER_AT)[0], _get_u16(data, UPPER_AT)[0], _get_u16(data, SPECIAL_AT)[0]
     if not lower <= upper <= special <= PAGE_BYTES:
         raise InvalidPage(f"bounds lower {lower}, upper {upper}, special {special} are out of order")
+
+
+def header_fault(mm: mmap, page: int) -> str:
+    """What no `init` makes of a header, in words; "" if nothing. The bounds' order is for `verify`."""
+    _, _, lower, _, special, flags, what, version, _ = _HEADER.unpack_from(mm, page)
+    if lower < HEADER_BYTES:
+        return f"lower {lower} lies in the header"
+    if special & 7 or version != _VERSION:
+        return f"special {special}, layout version {version}"
+    if flags & ~(FLAG_FREE_LINES if what == KIND_HEAP else 0):
+        return f"unknown flags {flags:04X}"
+    return ""
 
 
 def _checksum(data: bytes, relation: int, block: int) -> int:
@@ -117,6 +133,12 @@ def _checksum(data: bytes, relation: int, block: int) -> int:
 
 
 # Line pointers and items.
+
+
+def bounds(mm: mmap, page: int) -> tuple[int, int, int]:
+    """(lower, upper, special) of a page."""
+    lower, upper, special, _ = _BOUNDS_FLAGS.unpack_from(mm, page + LOWER_AT)
+    return lower, upper, special
 
 
 def line_count(mm: mmap, page: int) -> int:

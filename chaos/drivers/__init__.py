@@ -1,0 +1,1 @@
+"""How a campaign's transactions reach a server: the contract, and its implementations."""
