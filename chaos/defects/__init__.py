@@ -6,17 +6,16 @@ checks it; it says which oracle must find it. It is applied to a copy: the check
 
 from chaos.defects.acknowledged_before_wal import ACKNOWLEDGED_BEFORE_WAL
 from chaos.defects.defect import Defect
-from chaos.defects.shutdown_one_page_short import SHUTDOWN_ONE_PAGE_SHORT
-from chaos.defects.supervision import CHECKPOINT_BEFORE_LAST_WRITER, GROUP_NOT_TOLD, OLDEST_FIRST
+from chaos.defects.shutdown_half_written import SHUTDOWN_HALF_WRITTEN
+from chaos.defects.supervision import GROUP_NOT_TOLD, OLDEST_FIRST
 
 DEFECTS: dict[str, Defect] = {
     defect.name: defect
     for defect in (
         ACKNOWLEDGED_BEFORE_WAL,
-        CHECKPOINT_BEFORE_LAST_WRITER,
         GROUP_NOT_TOLD,
         OLDEST_FIRST,
-        SHUTDOWN_ONE_PAGE_SHORT,
+        SHUTDOWN_HALF_WRITTEN,
     )
 }
 

@@ -30,17 +30,3 @@ OLDEST_FIRST = Defect(
         ),
     ),
 )
-
-CHECKPOINT_BEFORE_LAST_WRITER = Defect(
-    name="checkpoint-before-last-writer",
-    title="the shutdown checkpoint is asked for while the writers still write",
-    caught_by="shutdown",
-    edits=(
-        Edit(
-            "supervisor/postmaster/settling.py",
-            "    if draft.living(stop_targets(crash_or_immediate=_abnormal(draft))):\n",
-            "    targets = stop_targets(crash_or_immediate=_abnormal(draft))\n"
-            "    if draft.living([role for role in targets if role not in (Role.BGWRITER, Role.WALWRITER)]):\n",
-        ),
-    ),
-)

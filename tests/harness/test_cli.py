@@ -13,9 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
-from chaos import start
 from chaos.cli.main import crashbed, run
-from chaos.errors import CampaignError
 from chaos.verdict import ExitCode
 from tests.support.campaigns import bed
 
@@ -127,21 +125,6 @@ def test_a_place_that_cannot_be_written_gets_a_sentence(tmp_path: Path, capsys: 
     assert said.startswith("crashbed: could not make a run directory in ") and said.count("\n") == 1
 
 
-def test_whatever_fails_first_on_a_full_disk_the_remedy_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refused(*arguments: object) -> bool:
-        raise CampaignError("cycle 20: a worker could not connect")
-
-    monkeypatch.setattr(start, "_crash", refused)
-    assert run(["run", "--out", str(tmp_path)]) == ExitCode.HARNESS_ERROR
-    assert "--out" not in capsys.readouterr().err, "there is room"
-    monkeypatch.setattr(start, "LEAST_FREE_BYTES", 1 << 60)
-    assert run(["run", "--out", str(tmp_path)]) == ExitCode.HARNESS_ERROR
-    said = capsys.readouterr().err
-    assert "is full: free some space or choose another place with --out (cycle 20: a worker" in said
-
-
 def test_points_are_listed_with_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["points"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -185,6 +168,24 @@ def test_every_verb_is_a_command() -> None:
         "controldata",
         "points",
     } <= set(COMMANDS)
+
+
+REFUSED = """
+import chaos.errors, chaos.start as start
+def refused(*arguments):
+    raise chaos.errors.CampaignError("cycle 20: a worker could not connect")
+start._crash = refused
+"""
+NO_ROOM = REFUSED + "start.LEAST_FREE_BYTES = 1 << 60\n"
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(("prelude", "told"), [(REFUSED, False), (NO_ROOM, True)], ids=["room", "no-room"])
+def test_whatever_fails_first_on_a_full_disk_the_remedy_is_told(tmp_path: Path, prelude: str, told: bool) -> None:
+    with bed(tmp_path / "out") as place:
+        done = place.campaign("--kills", "1", prelude=prelude)
+    assert done.status == ExitCode.HARNESS_ERROR and "cycle 20: a worker could not connect" in done.errors
+    assert ("is full: free some space or choose another place with --out" in done.errors) == told
 
 
 @pytest.mark.live

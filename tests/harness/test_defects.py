@@ -59,7 +59,7 @@ def lost(place: Bed) -> Ended:
 @lru_cache
 def campaign_with(place: Bed, defect: Defect) -> Ended:
     """The run with a defect, once. A mistake of supervision shows in each crash or shutdown, whichever way it falls."""
-    cycles = CYCLES if defect.caught_by in NAMES else 2
+    cycles = 2 if defect.caught_by in {oracle.name for oracle in SUPERVISION} else CYCLES
     return place.campaign("--kills", str(cycles), "--seed", "1", "--defect", defect.name)
 
 

@@ -151,7 +151,7 @@ def test_a_killed_harness_leaves_no_server_and_a_run_that_can_be_judged(place: B
     assert place.left_behind(pid) == place.left_behind(done.pid) == []
 
 
-NO_SERVER = 'import chaos.start\nchaos.start.MODULES = {"bank": "workloads.nobody_wrote_this"}'
+NO_SERVER = 'import chaos.tested\nchaos.tested.MODULES = {"bank": "workloads.nobody_wrote_this"}'
 
 
 def test_a_server_that_cannot_start_ends_the_run_with_its_last_words(place: Bed) -> None:
@@ -169,13 +169,13 @@ def test_a_server_that_cannot_start_ends_the_run_with_its_last_words(place: Bed)
 
 NO_RECOVERY = """
 import pathlib
-import chaos.campaign as campaign
-recover = campaign.Campaign._recover
+import chaos.aftermath as aftermath
+recover = aftermath.Aftermath._recover
 def lose_the_log(self, *arguments):
-    for path in (self._run.pgdata / "global").iterdir():
+    for path in (self._target.data_directory / "global").iterdir():
         path.write_bytes(b"gone")
     recover(self, *arguments)
-campaign.Campaign._recover = lose_the_log
+aftermath.Aftermath._recover = lose_the_log
 """
 
 
