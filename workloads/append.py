@@ -24,8 +24,9 @@ What is looked at, and why:
     anything else                               torn
     an open list that does not continue what
     the observation before found in it          the invariant, rule integrity
-    a list gone, there twice or invented;
-    a closed one without `capacity` elements    the invariant, rule integrity
+    a list gone, there twice or invented; two
+    open in one slot; a closed one without
+    `capacity` elements                         the invariant, rule integrity
     what running transactions saw               the oracle `isolation`
 
 A transaction that only reads leaves no trace and has no fate.
@@ -234,10 +235,10 @@ class Append:
         """Each slot's lists are there from the one open before to the one open now, and continue what was there."""
         seen = _read_observation(observation)
         texts = list(self._check_keys(seen))
-        now = dict((*seen.closed, *seen.open))
-        for key, before in seen.base:
-            elements = now.get(key)
-            if elements is not None and elements[: len(before)] != before:
+        base = dict(seen.base)
+        for key, elements in (*seen.closed, *seen.open):
+            before = base.get(key, [])
+            if elements[: len(before)] != before:
                 at = next(n for n, element in enumerate(before) if elements[n : n + 1] != [element])
                 texts.append(
                     f"list {key} held {len(before)} elements after the recovery before, and does not continue "
@@ -260,7 +261,10 @@ class Append:
         times = Counter(key for key, _ in (*seen.open, *seen.closed))
         yield from (f"list {key} is there {n} times" for key, n in sorted(times.items()) if n > 1)
         first = {key % self.slots: key for key, _ in seen.base}
-        last = {key % self.slots: key for key, _ in seen.open}
+        opened = sorted(key for key, _ in seen.open)
+        slots = Counter(key % self.slots for key in opened)
+        yield from (f"slot {slot} has {n} open lists" for slot, n in sorted(slots.items()) if n > 1)
+        last = {key % self.slots: key for key in opened}
         known: set[int] = set()
         for slot in range(self.slots):
             if slot not in last:

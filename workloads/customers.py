@@ -19,9 +19,7 @@ and come as an argument of `customers_setup` (`chaos/people.py`): what makes the
     duplicate  a registration that must be refused
 
 Every operation leaves a row in the log under its id, which tells its fate: there as asked, committed; otherwise, torn;
-not there, absent. That the log and the data say the same is the invariant, rule atomicity; that people, orders and
-e-mails are there once and belong together is rule integrity. Which of several moves of a person came last nobody knows:
-the house must be that of one of them, and the number of moves the number of rows in the log.
+not there, absent. What the tables must say besides is the invariant, which is in `customers_audit`.
 
 An observation carries what was set up, what operations after a given one have made, and as `base` the previous one's.
 """
@@ -29,13 +27,13 @@ An observation carries what was set up, what operations after a given one have m
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from workloads.calls import load, require
+from workloads.customers_audit import LINES_MAX, LINES_SET_UP, QUANTITY_SET_UP, CustomersObservation, audit
 from workloads.procedure import REQUIRED, Context, Procedure
 from workloads.session import INVALID_PARAMETER_VALUE, NO_DATA_FOUND, UNIQUE_VIOLATION, Row, Session, WorkloadError
 from workloads.workload import (
@@ -46,7 +44,6 @@ from workloads.workload import (
     Observation,
     Operation,
     Request,
-    Rule,
     Violation,
 )
 
@@ -58,9 +55,6 @@ LINE: Final = "customers_line"
 LOG: Final = "customers_log"
 CUSTOMERS_DEFAULT: Final = 50
 CUSTOMERS_MAX: Final = 10_000
-LINES_MAX: Final = 4
-LINES_SET_UP: Final = 2
-QUANTITY_SET_UP: Final = 1
 PRICE_SET_UP: Final = 100
 ROLLBACK_ONE_IN: Final = 16
 DUPLICATE: Final = "duplicate"
@@ -74,19 +68,6 @@ class Person(msgspec.Struct, frozen=True, array_like=True):
     name: str
     city: str
     email: str
-
-
-class CustomersObservation(msgspec.Struct, frozen=True):
-    """What observed.jsonl holds; `houses` and `quantities` are what was set up and may change."""
-
-    after: int
-    base_houses: dict[str, tuple[int, int]]
-    base_quantities: dict[str, int]
-    people: list[tuple[int, str, int, int]]  # id, e-mail, house, moves
-    emails: list[tuple[str, int | None]]  # e-mail, person
-    orders: list[tuple[int, int, int]]  # id, customer, total
-    lines: list[tuple[int, int, int]]  # id, quantity, price
-    log: list[tuple[int, str, int, int]]  # operation, action, subject, amount
 
 
 class Customers:
@@ -248,11 +229,7 @@ class Customers:
 
     def invariant(self, observation: Observation) -> list[Violation]:
         """Log and data say the same; people, orders and e-mails are there once and belong together."""
-        seen = msgspec.convert(observation, CustomersObservation)
-        return [
-            *(Violation(Rule.ATOMICITY, text) for text in (*_unlogged(seen), *_unchanged(seen), *_totals(seen))),
-            *(Violation(Rule.INTEGRITY, text) for text in (*self._strangers(seen), *_emails(seen))),
-        ]
+        return audit(msgspec.convert(observation, CustomersObservation), self.customers)
 
     def lists(self, observation: Observation) -> None:
         """None: there are no lists."""
@@ -263,21 +240,6 @@ class Customers:
         if not rows:
             return f"no row of operation {operation} in {LOG}"
         return "; ".join(f"{LOG} holds (op {o}, {a}, subject {s}, amount {n})" for o, a, s, n in rows)
-
-    def _strangers(self, seen: CustomersObservation) -> Iterator[str]:
-        known = range(-self.customers, 0)
-        lines = {order * LINES_MAX + n for order in known for n in range(LINES_SET_UP)}
-        for what, ids, expected in (
-            ("person", [row[0] for row in seen.people], set(known)),
-            ("order", [row[0] for row in seen.orders], set(known)),
-            ("order line", [row[0] for row in seen.lines], lines),
-            ("row of the log of operation", [row[0] for row in seen.log], set()),
-        ):
-            times = Counter(ids)
-            yield from (f"{what} {id_} is gone" for id_ in sorted(expected - times.keys()))
-            yield from (f"{what} {id_} is there {n} times" for id_, n in sorted(times.items()) if n > 1)
-            yield from (f"{what} {id_} was never made" for id_ in sorted(times) if id_ < 0 and id_ not in expected)
-        yield from (f"operation {op} registered an e-mail that was taken" for op, a, _, _ in seen.log if a == DUPLICATE)
 
 
 def _shown(session: Session, table: str, row: Row) -> Iterator[Row]:
@@ -328,69 +290,6 @@ def logged_row(operation: int, values: Mapping[str, Any]) -> tuple[int, str, int
             return operation, action, values["customer"], values["house"]
         case _:
             return operation, action, operation, 0
-
-
-def _unlogged(seen: CustomersObservation) -> Iterator[str]:
-    """Orders and people that the log does not know, and those that it alone knows."""
-    placed = {order for order in seen.orders if order[0] >= 0}
-    logged = {(op, subject, amount) for op, action, subject, amount in seen.log if action == "place"}
-    for order in sorted(placed ^ logged):
-        yield f"order {order[0]} (customer {order[1]}, total {order[2]}) is {'there' if order in placed else 'logged'} alone"
-    registered = {id_ for id_, *_ in seen.people if id_ >= 0}
-    known = {op for op, action, _, _ in seen.log if action in ("register", DUPLICATE)}
-    yield from (f"person {id_} is there and was not logged" for id_ in sorted(registered - known))
-    yield from (f"person {id_} was logged and is not there" for id_ in sorted(known - registered))
-
-
-def _unchanged(seen: CustomersObservation) -> Iterator[str]:
-    """Houses and quantities that do not follow from the ones before and the log."""
-    houses: dict[int, list[int]] = {}
-    quantities: dict[int, list[int]] = {}
-    for _, action, subject, amount in seen.log:
-        if action == "move":
-            houses.setdefault(subject, []).append(amount)
-        elif action == "change":
-            quantities.setdefault(subject, []).append(amount)
-    for id_, _, house, moves in seen.people:
-        before, moved = seen.base_houses.get(str(id_), (0, 0))
-        since = houses.get(id_, [])
-        if moves != moved + len(since):
-            yield f"person {id_} has moved {moves} times, but {moved} before and {len(since)} logged since"
-        if house not in (since or [before]):
-            yield f"person {id_} lives in house {house}, and never moved there"
-    for id_, quantity, _ in seen.lines:
-        if id_ < 0 and quantity not in quantities.get(id_, [seen.base_quantities.get(str(id_), QUANTITY_SET_UP)]):
-            yield f"order line {id_} has quantity {quantity}, which nobody gave it"
-
-
-def _totals(seen: CustomersObservation) -> Iterator[str]:
-    """Orders whose total is not the sum of their lines, and lines without an order."""
-    sums: Counter[int] = Counter()
-    for id_, quantity, price in seen.lines:
-        sums[id_ // LINES_MAX] += quantity * price
-    for id_, _, total in seen.orders:
-        if total != sums[id_]:
-            yield f"order {id_} has total {total}, and lines of {sums[id_]}"
-    yield from (
-        f"order {id_} is gone, and its lines are there" for id_ in sorted(sums.keys() - {o[0] for o in seen.orders})
-    )
-
-
-def _emails(seen: CustomersObservation) -> Iterator[str]:
-    """E-mails that several people have; of an observation of everything, also those that are not their person's."""
-    owners: dict[str, list[int]] = {}
-    for id_, email, _, _ in seen.people:
-        owners.setdefault(email, []).append(id_)
-    yield from (f"people {ids} have the e-mail {email}" for email, ids in sorted(owners.items()) if len(ids) > 1)
-    if seen.after != EVERYTHING:
-        return
-    unique = dict(seen.emails)
-    yield from (
-        f"e-mail {email} is there {n} times" for email, n in Counter(e for e, _ in seen.emails).items() if n > 1
-    )
-    for email in sorted(owners.keys() | unique.keys()):
-        if owners.get(email, [None])[0] != unique.get(email):
-            yield f"e-mail {email} belongs to {unique.get(email)}, and {owners.get(email)} has it"
 
 
 OBSERVE_COLUMNS: Final = (

@@ -44,19 +44,19 @@ QUESTIONS = {
     "totals": """
         select id from orders o where total <> (
             select coalesce(sum(quantity * price), 0) from line where id between o.id * 4 and o.id * 4 + 3)
-        union select id from line l where not exists (
+        union select (id - (id % 4 + 4) % 4) / 4 from line l where not exists (
             select 1 from orders o where l.id between o.id * 4 and o.id * 4 + 3)""",
     "strangers": """
-        select id from made where id not in (select id from person) or id not in (select id from orders)
-            or id * 4 not in (select id from line) or id * 4 + 1 not in (select id from line)
-        union select id from person where id < 0 and id not in (select id from made)
-        union select id from orders where id < 0 and id not in (select id from made)
-        union select id from line l where id < 0 and not exists (select 1 from made m where l.id in (m.id*4, m.id*4+1))
-        union select id from person group by id having count(*) > 1
-        union select id from orders group by id having count(*) > 1
-        union select id from line group by id having count(*) > 1
-        union select op from log group by op having count(*) > 1
-        union select op from log where action = 'duplicate'""",
+        with was_made (what, id) as (
+            select 'person', id from made union select 'order', id from made
+            union select 'order line', id * 4 from made union select 'order line', id * 4 + 1 from made),
+        is_there (what, id) as (
+            select 'person', id from person union all select 'order', id from orders
+            union all select 'order line', id from line union all select 'row', op from log)
+        select what || ' ' || id from was_made where (what, id) not in (select what, id from is_there)
+        union select what || ' ' || id from is_there where id < 0 and (what, id) not in (select what, id from was_made)
+        union select what || ' ' || id from is_there group by what, id having count(*) > 1
+        union select 'operation ' || op from log where action = 'duplicate'""",
     "emails": """
         select email from person group by email having count(*) > 1
         union select email from email group by email having count(*) > 1

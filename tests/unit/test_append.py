@@ -258,6 +258,11 @@ def test_lists_are_all_there_once_and_closed_when_full(good: tuple[list[Operatio
         ({"closed": [closed[0], [key, elements[:3]], *closed[2:]]}, [f"closed list {key} has 3 elements instead of 4"]),
         ({"open": [[opened[0][0], [1] * 5], *opened[1:]]}, [f"open list {opened[0][0]} has 5 elements, more than 4"]),
         ({"open": opened[1:]}, ["the open list of slot 0 is gone"]),
+        # A slot's old row beside its new one, and each element there once.
+        (
+            {"open": [closed[1], *opened], "closed": [closed[0], *closed[2:]]},
+            [f"slot {key % LISTS.slots} has 2 open lists"],
+        ),
     ):
         assert texts({**observation, **wrong}) == expected
 
