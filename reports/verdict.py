@@ -147,7 +147,7 @@ class FailureKind(StrEnum):
 
     ROLLED_BACK = "rolled back on purpose"
     REFUSED = "refused as it must be"
-    RETRIABLE = "to be tried again"
+    RETRIABLE = "retriable"
     UNFORESEEN = "unforeseen"
 
 
