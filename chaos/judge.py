@@ -29,6 +29,7 @@ from chaos.oracles.registry import is_fed
 from chaos.orphans import die_with
 from chaos.phases import Cycle
 from chaos.plan import EPOCH_CYCLES, loss_window_ns
+from chaos.reached_load import sum_loads
 from chaos.sitting import JudgedSitting, judge_sitting
 from chaos.targets.choice import TargetChoice, TargetKind
 from chaos.timelines import timelines
@@ -143,6 +144,7 @@ def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
         ),
         stop_rule=info.stop_rule,
         ledger=sum_ledgers([part.ledger for part in judged]),
+        loads=sum_loads(load for part in judged for load in part.loads),
         coverage=_coverage(run),
         recoveries=recovered,
         environment=describe(run.path, info.versions),

@@ -20,7 +20,7 @@ from chaos.phases import Cycle, became_ready_ns, cycles_of, fell_ns, recoveries,
 from chaos.verdict import CycleFacts, Reason, conclude
 from chaos.witness.account import Account
 from reports.rundir import Sitting
-from reports.verdict import Ledger, Recovery
+from reports.verdict import Ledger, ReachedLoad, Recovery
 from workloads.registry import WORKLOADS
 
 
@@ -32,6 +32,7 @@ class JudgedSitting:
     data: list[OracleResult]
     supervision: list[OracleResult]
     ledger: Ledger
+    loads: tuple[ReachedLoad, ...]
     cycles: list[Cycle]
     reasons: list[tuple[Reason, ...]]
     recoveries: list[Recovery]
@@ -64,6 +65,7 @@ def judge_sitting(run: Sitting, window_ns: int, *, cut_short: bool, demanding: b
         data=[*(_expected(result, evidence) for result in (*data.results, stored)), observed, refused],
         supervision=[oracle.judge(evidence) for oracle in SUPERVISION],
         ledger=data.ledger,
+        loads=data.loads,
         cycles=cycles,
         reasons=[
             _conclude(cycle, data.cycles.get(cycle.cycle), evidence.account, lives, witnessed, demanding)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from reports import loads
 from reports.charts import swimlane
 from reports.charts.draw import Charts, draw
 from reports.charts.figure import milliseconds
@@ -77,6 +78,10 @@ def render(report: Report) -> str:
         duration=duration,
         moment=moment,
         heard=heard,
+        kinds=loads.kinds,
+        failures=loads.failures,
+        per_second=loads.per_second,
+        basis=loads.basis,
         fine=lambda value: f"{value:,.3f}",
         role_ink=swimlane.role_ink,
     )

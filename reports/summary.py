@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from reports import loads
 from reports.charts.figure import milliseconds
 from reports.model import Report
 from reports.page import WORDS, headline, rate, sentence
@@ -33,6 +34,7 @@ def render(report: Report) -> str:
         median, p99 = commit.percentiles[0].value, commit.percentiles[-1].value
         shown = [milliseconds(value, median) for value in (median, p99, commit.worst)]
         lines.append(f"- {commit.title}: median {shown[0]} ms, p99 {shown[1]} ms, worst {shown[2]} ms.")
+    lines += [f"- Load of {_text(loads.line(load))}." for load in verdict.loads]
     lines.append("")
     if verdict.findings:
         lines += ["### Failures", ""]

@@ -142,6 +142,59 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         return self.ok.absent + self.failed.committed + torn
 
 
+class FailureKind(StrEnum):
+    """What an operation that certainly did not commit says about the server."""
+
+    ROLLED_BACK = "rolled back on purpose"
+    REFUSED = "refused as it must be"
+    RETRIABLE = "retriable"
+    UNFORESEEN = "unforeseen"
+
+
+class Failures(msgspec.Struct, frozen=True, kw_only=True):
+    """How many operations of a workload failed with one SQLSTATE."""
+
+    sqlstate: str
+    kind: FailureKind
+    operations: int
+
+
+class LoadRate(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast so many workers, and the client outside, had operations acknowledged.
+
+    `seconds` is the load time of all `cycles` together: in each, from its first invoke to the blow, or to the last
+    answer when the load was over before the blow. `acknowledged` counts the answers within it.
+    """
+
+    workers: int
+    cycles: int
+    acknowledged: int
+    seconds: float
+    per_second: float
+
+
+class ReachedLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What a workload asked of the server and was told: `asked`, by kind, is the sum of the other counts.
+
+    `unknown` operations had no answer, or one that settles nothing.
+    """
+
+    workload: str
+    asked: dict[str, int] = {}
+    acknowledged: int = 0
+    failures: tuple[Failures, ...] = ()
+    unknown: int = 0
+    rates: tuple[LoadRate, ...] = ()
+
+    @property
+    def operations(self) -> int:
+        return sum(self.asked.values())
+
+    @property
+    def failed(self) -> int:
+        return sum(failure.operations for failure in self.failures)
+
+
 class PointHits(msgspec.Struct, frozen=True, kw_only=True):
     """How often processes of one role passed one named point."""
 
@@ -215,6 +268,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     bounds: tuple[Bound, ...] = ()
     stop_rule: str = ""
     ledger: Ledger = Ledger()
+    loads: tuple[ReachedLoad, ...] = ()
     coverage: Coverage = Coverage()
     recoveries: tuple[Recovery, ...] = ()
     environment: Environment = Environment()

@@ -32,14 +32,18 @@ from reports.statistics import bound
 from reports.verdict import (
     Coverage,
     Environment,
+    FailureKind,
+    Failures,
     Fate,
     Finding,
     Inconclusive,
     Ledger,
+    LoadRate,
     NotJudged,
     OracleRow,
     OracleStatus,
     PointHits,
+    ReachedLoad,
     Recovery,
     Status,
     Verdict,
@@ -279,6 +283,20 @@ def _verdict(
             ok=Fate(committed=acknowledged - lost, absent=lost),
             failed=Fate(absent=cycles * 3),
             unknown=Fate(committed=cycles * 2 + 3, absent=cycles * 5),
+        ),
+        loads=(
+            ReachedLoad(
+                workload=f"bank {hostile}".strip(),
+                asked={"rollback": cycles * 3, "transfer": cycles * 979},
+                acknowledged=acknowledged,
+                failures=(Failures(sqlstate="40000", kind=FailureKind.ROLLED_BACK, operations=cycles * 3),),
+                unknown=cycles * 7,
+                rates=(
+                    LoadRate(
+                        workers=8, cycles=cycles, acknowledged=cycles * 970, seconds=cycles * 0.5, per_second=1940.0
+                    ),
+                ),
+            ),
         ),
         coverage=Coverage(
             hits=tuple(

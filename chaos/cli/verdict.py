@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from reports import loads
 from reports.verdict import OracleStatus, Status, Verdict
 
 _COLOURS = {
@@ -47,6 +48,8 @@ def show_verdict(verdict: Verdict, report: Path, story: Sequence[str] = ()) -> N
         click.echo(f"  {why.cycles} inconclusive: {why.reason}" + (f" ({why.remedy})" if why.remedy else ""))
     for bound in verdict.bounds:
         click.echo(f"  {bound.statement}")
+    for load in verdict.loads:
+        click.echo(f"  load of {loads.line(load)}")
     if story:
         click.echo()
         for line in story:

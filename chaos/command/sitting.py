@@ -35,6 +35,7 @@ def judge_command(run: Sitting, plan: CommandPlan, *, cut_short: bool) -> Judged
         data=[],
         supervision=[oracle.judge(evidence) for oracle in oracles_of(plan)],
         ledger=Ledger(),
+        loads=(),
         cycles=cycles,
         reasons=[tuple(_reasons(cycle, evidence)) for cycle in cycles],
         recoveries=[_with_replacement(one, plan, strikes) for one in recoveries(cycles, evidence, run)],

@@ -24,6 +24,7 @@ from chaos.oracles import atomicity, durability, invariant, isolation, resurrect
 from chaos.oracles.ledger import Count, Ledger, add, judge_observation, totals
 from chaos.oracles.loss_window import loss_window
 from chaos.oracles.oracle import OracleResult
+from chaos.reached_load import LoadedCycle, reached_loads, sum_loads
 from reports import verdict as report
 from reports.records import read_records
 from reports.rundir import RunDirectory
@@ -61,11 +62,12 @@ class CycleCounts:
 
 @dataclass(frozen=True, slots=True)
 class DataJudgement:
-    """The oracles' answers, the durability ledger, and the counts of each cycle that had operations."""
+    """The oracles' answers, the durability ledger, the counts of each cycle that had operations, and the load of all."""
 
     results: tuple[OracleResult, ...]
     ledger: report.Ledger
     cycles: Mapping[int, CycleCounts]
+    loads: tuple[report.ReachedLoad, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class _Cycle:
     cycle: int
     epoch: int
     workload: str | None
+    workers: int
     begin_ns: int
     end_ns: int | None
     kill_ns: int | None
@@ -168,6 +171,7 @@ class _Judging:
         self._counts: dict[str, list[Count]] = {name: [] for name in oracles}
         self._ledgers: list[report.Ledger] = []
         self._cycles: dict[int, CycleCounts] = {}
+        self._loads: list[report.ReachedLoad] = []
 
     def epoch(self, timeline: Sequence[_Cycle], observed: Sequence[Record]) -> None:
         """Judge some cycles of one epoch by some of its observations."""
@@ -211,13 +215,16 @@ class _Judging:
             replays = wal_replay.recoveries(harness, self._server, history, self._loss_window_ns)
             self._counts[wal_replay.NAME].append(wal_replay.judge(replays))
         self._cycles.update(count_cycles({c.cycle: c.kill_ns for c in timeline}, history, judged))
+        loaded = {c.cycle: LoadedCycle(c.workload, c.workers, c.kill_ns) for c in timeline if c.workload is not None}
+        told = (one for id_, one in history.operations.items() if id_ not in history.contradicted)
+        self._loads += reached_loads(loaded, told)
 
     def done(self) -> DataJudgement:
         """What it came to."""
         titles = {name: title for name, (title, _) in OF_LEDGER.items()}
         titles |= {wal_replay.NAME: wal_replay.TITLE, isolation.NAME: isolation.TITLE}
         results = tuple(add(counts).result(name, titles[name]) for name, counts in self._counts.items())
-        return DataJudgement(results, sum_ledgers(self._ledgers), self._cycles)
+        return DataJudgement(results, sum_ledgers(self._ledgers), self._cycles, sum_loads(self._loads))
 
     def _history(self, timeline: Sequence[_Cycle]) -> History:
         numbers = {cycle.cycle for cycle in timeline}
@@ -265,7 +272,7 @@ def count_cycles(
 
 def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
     """The cycles of a run in their order. The kill is the first fault that landed; an orderly end is no crash."""
-    begun: dict[int, tuple[int, str | None, int]] = {}
+    begun: dict[int, tuple[int, str | None, int, int]] = {}
     killed: dict[int, int] = {}
     ready: dict[int, int] = {}
     ended: dict[int, int] = {}
@@ -273,8 +280,9 @@ def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
     for record in harness:
         match record.get("ev"):
             case "cycle_begin":
-                workload = record.get("plan", {}).get("workload")
-                begun[record["cycle"]] = (record.get("epoch", 0), workload, record["t"])
+                plan = record.get("plan", {})
+                workers = len(plan.get("worker_seeds", ()))
+                begun[record["cycle"]] = (record.get("epoch", 0), plan.get("workload"), workers, record["t"])
             case "fault" if record.get("outcome") != "missed":
                 killed.setdefault(record["cycle"], record["t"])
                 fault = FAULTS.get(record.get("fault", ""))
@@ -286,10 +294,10 @@ def _timeline(harness: Iterable[Record]) -> list[_Cycle]:
                 ended[record["cycle"]] = record["t"]
     return [
         _Cycle(
-            cycle, epoch, workload, begin_ns, ended.get(cycle), killed.get(cycle), ready.get(cycle),
+            cycle, epoch, workload, workers, begin_ns, ended.get(cycle), killed.get(cycle), ready.get(cycle),
             crashed=cycle not in orderly,
         )
-        for cycle, (epoch, workload, begin_ns) in sorted(begun.items())
+        for cycle, (epoch, workload, workers, begin_ns) in sorted(begun.items())
     ]  # fmt: skip
 
 

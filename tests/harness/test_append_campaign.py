@@ -1,9 +1,10 @@
 """Campaigns of the workload append: a good server is held, and servers whose isolation is broken are found out.
 
-What could go wrong: two workloads in one campaign that are judged by each other's operations, an oracle of isolation
-that is never fed, and one that has seen faults in made-up histories alone. So the server's own visibility rules are
-broken, one realistic change at a time, in a copy of the code; the oracle must tell by name what each change allows,
-from what real transactions read, and must hold nothing else against it.
+What could go wrong: two workloads in one campaign that are judged by each other's operations or whose loads are mixed
+up, an oracle of isolation that is never fed, and one that has seen faults in made-up histories alone. So the server's
+own visibility rules are broken, one realistic change at a time, in a copy of the code; the oracle must tell by name
+what each change allows, from what real transactions read, and must hold nothing else against it. The loads are counted
+a second time (`tests/support/second_load_count.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from chaos.defects.defect import Edit
 from chaos.oracles import isolation
 from chaos.oracles.isolation_levels import Anomaly
 from reports.verdict import OracleStatus, Status
+from tests.support import second_load_count
 from tests.support.campaigns import Bed, Ended, bed, plans_of
 
 pytestmark = pytest.mark.live
@@ -54,6 +56,9 @@ def test_two_workloads_side_by_side_are_held(place: Bed) -> None:
     (row,) = [row for row in verdict.oracles if row.name == isolation.NAME]
     assert row.status is OracleStatus.HELD and row.required and row.trials > 50
     assert "--workload bank,append" in done.last_line
+    second_load_count.check(done.directory)
+    lines = [line.strip() for line in done.output.splitlines() if line.startswith("  load of ")]
+    assert [line.partition(":")[0] for line in lines] == ["load of append", "load of bank"]
 
 
 def broken(place: Bed, edits: tuple[Edit, ...]) -> tuple[Ended, set[Anomaly], set[str]]:

@@ -143,6 +143,7 @@ def test_the_reports_say_what_a_command_has_and_nothing_of_what_it_has_not(place
     assert "Kill to first answer" in page and "a child that dies is replaced within 1 s" in page
     for absent in (
         "Durability ledger",
+        "Acknowledged a second",
         "State machine",
         "Coverage of points",
         "Acknowledged, then found",
@@ -150,6 +151,7 @@ def test_the_reports_say_what_a_command_has_and_nothing_of_what_it_has_not(place
     ):
         assert absent not in page.partition('<script type="application/json"')[0], absent
     assert "Kill to first answer: median" in run.summary_md.read_text()
+    assert "Load of" not in run.summary_md.read_text() and "load of" not in ended.output
     cases = re.findall(r'<testcase classname="crashbed.command" name="(\w+)"', run.junit_xml.read_text())
     assert cases == [row.name for row in run.read_verdict().oracles] + ["verdict"]
     for recovery in run.read_verdict().recoveries:

@@ -57,6 +57,8 @@ def test_a_run_that_was_cut_off_goes_on_to_its_planned_end(place: Bed, number: s
     assert Counter(cycles_ended(run)) == dict.fromkeys(range(CYCLES), 1), "each cycle has ended once"
     verdict = run.read_verdict()
     assert (verdict.cycles, verdict.findings) == (CYCLES, ()), done
+    (load,) = verdict.loads
+    assert sum(rate.cycles for rate in load.rates) >= CYCLES - 1, "of both sittings"
     assert f"--kills {CYCLES}" in done.last_line and done.last_line.endswith("--seed 9")
     assert place.left_behind(done.pid) == [] and not run.template.exists() and not run.pgdata.exists()
 

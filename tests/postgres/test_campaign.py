@@ -20,6 +20,7 @@ from chaos.oracles.server_kind import DEAD_END_KILLED_SINCE
 from chaos.targets.postgres_programs import Programs, all_programs
 from chaos.targets.process import children_of
 from reports.verdict import OracleStatus, Status
+from tests.support import second_load_count
 from tests.support.campaigns import Bed, Ended, bed
 from tests.support.waiting import wait_until
 
@@ -65,6 +66,7 @@ def test_kills_are_judged_and_nothing_is_left(place: Bed, programs: Programs) ->
     assert {name for name in JUDGED if not rows[name].trials} == set()
     assert {rows[name].reason.partition(" of ")[0] for name in NOT_JUDGED} == {"PostgreSQL keeps no journal"}
     assert done.directory.read_info().versions["server"] == f"PostgreSQL {programs.version}"
+    second_load_count.check(done.directory)
     assert (done.directory.pgdata / "PG_VERSION").read_text().strip() == str(programs.major)
     assert place.left_behind(done.pid) == []
 

@@ -34,6 +34,7 @@ MS = 1_000_000
 CYCLE_MS = 1000
 KILL_MS, READY_MS, COMMIT_MS, END_MS = 500, 600, 650, 700
 WORKER = 7
+PLAN = {"workload": "bank", "worker_seeds": [1, 2]}
 
 
 def asked(cycle: int, acknowledged: int = 30, in_flight: int = 1, failed: int = 1) -> list[Asked]:
@@ -96,7 +97,7 @@ class Recorded:
         begin = self._begin_ns + cycle * CYCLE_MS * MS
         self._ended_ns = begin + CYCLE_MS * MS - 1
         events: list[dict[str, Any]] = [
-            {"t": begin, "ev": "cycle_begin", "cycle": cycle, "epoch": cycle // 2, "plan": {}}
+            {"t": begin, "ev": "cycle_begin", "cycle": cycle, "epoch": cycle // 2, "plan": PLAN}
         ]
         for blow in blows:
             events.append(
@@ -443,3 +444,19 @@ def test_a_run_without_a_whole_cycle_is_judged_up_to_its_first_record(record: Ca
     assert end_of_whole_cycles(recorded.run) == 0
     recorded.cycle(3, asked(3), ended=False)
     assert end_of_whole_cycles(recorded.run) == 3 * CYCLE_MS * MS
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_load_of_all_sittings_is_one(record: Callable[..., Recorded], resumed: bool) -> None:
+    recorded = record()
+    recorded.cycle(0, asked(0))
+    if resumed:
+        recorded.resumed(1)
+    recorded.cycle(1, asked(1, acknowledged=40))
+    (load,) = recorded.judged().loads
+    assert (load.workload, load.asked) == ("bank", {"transfer": 72, "rollback": 2})
+    assert (load.acknowledged, load.failed, load.unknown) == (70, 2, 2)
+    (rate,) = load.rates
+    # One transfer is under way at each blow, 500 ms into the cycle; the first invoke is at 1 ms.
+    assert (rate.workers, rate.cycles, rate.acknowledged) == (2, 2, 70)
+    assert rate.seconds == pytest.approx(2 * 0.499) and rate.per_second == pytest.approx(70 / (2 * 0.499))

@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from reports import model
@@ -27,8 +28,8 @@ from tests.report_fixture import HOSTILE, NEVER, ORACLES, make_run
 
 LIMIT_BYTES = 5_000_000
 PANELS = (
-    "oracles", "supervision", "recover", "phases", "cycles", "machine", "resources", "ledger", "coverage", "not-judged",
-    "environment",
+    "oracles", "supervision", "recover", "phases", "cycles", "machine", "resources", "load", "ledger", "coverage",
+    "not-judged", "environment",
 )  # fmt: skip
 CHARTS = {
     "chart-ecdf", "chart-cycles", "chart-groups", "chart-median", "chart-worst", "chart-states", "chart-lanes",
@@ -294,6 +295,31 @@ def test_a_torn_operation_is_shown_as_torn(tmp_path: Path) -> None:
     text = _Page(write_reports(run).read_text(encoding="utf-8")).text
     assert re.search(r"7\s+torn", text)
     assert re.search(r"3\s+risen", text)
+
+
+def test_the_load_reached_is_a_table_and_a_line_of_the_summary(tmp_path: Path) -> None:
+    run, page = _render(tmp_path, Status.HELD, cycles=20)
+    row = (
+        r"bank 19,640 transfer 19,580 rollback 60 19,440 60 60 rolled back on purpose: 40000 140 "
+        r"1,940 8 workers, 10\.0 s of 20 cycles"
+    )
+    assert re.search(row.replace(" ", r"\s+"), page.text), page.text
+    line = (
+        "- Load of bank: 19,640 asked (transfer 19,580, rollback 60), 19,440 acknowledged, 60 failed (60 rolled back on "
+        "purpose: 40000), 140 unknown; 1,940 acknowledged a second with 8 workers."
+    )
+    assert line in run.summary_md.read_text(encoding="utf-8").splitlines()
+
+
+def test_a_verdict_from_before_loads_were_counted_is_still_a_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path, Status.HELD, cycles=20)
+    before = msgspec.json.decode(run.verdict_json.read_bytes())
+    del before["loads"]
+    run.verdict_json.write_bytes(msgspec.json.encode(before))
+    assert run.read_verdict().loads == ()
+    page = _Page(write_reports(run).read_text(encoding="utf-8"))
+    assert "No load was counted" in page.text
+    assert "Load of" not in run.summary_md.read_text(encoding="utf-8")
 
 
 def test_the_page_says_what_it_shows_of_how_many_and_why(tmp_path: Path) -> None:
