@@ -17,7 +17,8 @@ from chaos.cli.evidence import judge, report
 from chaos.cli.explain import explain
 from chaos.cli.faults import faults
 from chaos.cli.reload import reload
-from chaos.cli.run import replay, run_command
+from chaos.cli.replay import replay
+from chaos.cli.run import run_command
 from chaos.cli.verify import verify
 from chaos.defects.defect import StaleDefectError
 from chaos.errors import CampaignError, PlanError

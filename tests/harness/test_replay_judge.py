@@ -6,6 +6,7 @@ depends on who judges, and when; a reproducing command that a shell does not und
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import msgspec
 import pytest
 
 from chaos.plan import CampaignPlan, encode
+from chaos.replay import EXACTNESS
 from reports.rundir import RunDirectory
 from reports.verdict import Status, Verdict
 from tests.support.campaigns import Bed, Ended, bed, plans_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.live
 
@@ -94,3 +97,37 @@ def test_a_cycle_that_never_was_is_refused(place: Bed, campaign: Ended) -> None:
     done = place.run("replay", str(campaign.directory.path), "--cycle", "3")
     assert done.status == 4
     assert done.errors.endswith("has no cycle 3: it ran cycles 0 to 2\n")
+
+
+def test_a_finding_that_comes_back_is_counted_and_the_rate_is_told(place: Bed) -> None:
+    """Each repetition plants the defect again, and leaves a run directory of its own in one folder."""
+    found = place.campaign("--kills", "1", "--seed", "5", "--backends", "6", "--defect", "acknowledged-before-wal")
+    assert found.status == 1, found
+    done = place.run("replay", str(found.directory.path), "--cycle", "0", "--times", "2")
+    assert done.status == 1, done
+    oracles = sorted({finding.oracle for finding in found.directory.read_verdict().findings if finding.cycle == 0})
+    assert f"sought: a failure of {' or '.join(oracles)} at cycle 0\n" in done.output
+    assert "repetition 1 of 2: it came back" in done.output and "repetition 2 of 2: it came back" in done.output
+    assert "the finding came back in 2 of 2 repetitions: 100 %, at least 22 % at 95 % confidence\n" in done.output
+    assert EXACTNESS in done.output
+    folder = found.directory.path.with_name(f"{found.directory.path.name}-cycle-0")
+    assert len([RunDirectory.open(path) for path in folder.iterdir()]) == 2
+    assert done.last_line == f"runs: {folder}"
+
+
+def test_a_finding_that_never_comes_back_is_no_failure(place: Bed, campaign: Ended, tmp_path: Path) -> None:
+    done = place.run("replay", str(campaign.directory.path), "--cycle", "0", "--times", "1", "--out", str(tmp_path))
+    assert done.status == 0, done
+    assert "sought: a failure of any oracle at cycle 0\n" in done.output
+    assert "did not come back in 1 repetition: at most 95 % of them find it" in done.output
+
+
+def test_an_interrupted_replay_tells_the_rate_so_far(place: Bed, campaign: Ended, tmp_path: Path) -> None:
+    running = place.start(
+        "replay", str(campaign.directory.path), "--cycle", "0", "--times", "50", "--out", str(tmp_path)
+    )
+    wait_until("the first repetition has ended", lambda: "repetition 1 of 50" in running.output, deadline_s=60)
+    running.signal(signal.SIGINT)
+    done = running.end()
+    assert done.status == 2, done
+    assert "\ninterrupted: the finding did not come back in " in done.output
