@@ -50,7 +50,7 @@ def test_a_replay_begins_where_the_cycles_cluster_did(tmp_path: Path) -> None:
 
 
 def test_a_cycle_that_never_was_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="has no cycle 9: it ran cycles 0 to 5$"):
+    with pytest.raises(PlanError, match=r"has no cycle 9: it ran cycles 0 to 5$"):
         replay_order(recorded(tmp_path, *range(6)), 9)
 
 
