@@ -81,6 +81,7 @@ def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
 
     A run that its harness did not bring to the end (killed, or stopped by an error) was interrupted as well.
     """
+    run.insist_on_whole()
     info = run.read_info()
     campaign = _campaign_of(info, run)
     interrupted = interrupted or info.finished is None or info.exit_code in _CUT_SHORT

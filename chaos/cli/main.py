@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from chaos.cli.bundle import bundle
 from chaos.cli.data import controldata, init, points, serve, waldump
 from chaos.cli.demo import demo
 from chaos.cli.doctor import doctor
@@ -42,6 +43,7 @@ def crashbed() -> None:
     crashbed replay out/... --cycle 7  one cycle again
     crashbed explain out/...           how its first failure came about
     crashbed run --resume out/...      go on with a run that was cut off
+    crashbed bundle out/...            a run in one file, for a bug report
     crashbed demo                      a server with a planted defect: see a red run
     crashbed doctor                    what this machine permits
     crashbed init -D data && crashbed serve -D data
@@ -56,6 +58,7 @@ for command in (
     judge,
     report,
     explain,
+    bundle,
     demo,
     doctor,
     init,
