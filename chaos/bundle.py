@@ -140,7 +140,8 @@ def pack(
         verdict = run.read_verdict() if run.verdict_json.exists() else None
         chosen = stretches(cycles_of(run.harness_records()), verdict)
     root = run.path.resolve().name
-    cycles = "" if chosen is None else ", ".join(map(str, chosen)) or "none"
+    # Of an excerpt that was unpacked and is packed again, the cycles stay those that it has.
+    cycles = info.excerpt or ("" if chosen is None else ", ".join(map(str, chosen)) or "none")
     manifest = Manifest(root, cycles, left_out=list(contents.left_out))
     with Archive(path) as archive:
         if wanted.environment:

@@ -238,6 +238,15 @@ def test_a_large_run_is_packed_as_an_excerpt_that_nobody_judges(run: RunDirector
     assert replay_order(again, 7).first_cycle == replay_order(run, 7).first_cycle == 4
 
 
+def test_an_excerpt_stays_one_when_it_is_packed_again(run: RunDirectory, tmp_path: Path) -> None:
+    packed(run, tmp_path / "b.tar.gz", small_bytes=1)
+    again = unpacked(tmp_path / "b.tar.gz", tmp_path / "there")
+    for number, small_bytes in enumerate((1, 1 << 20)):
+        assert packed(again, tmp_path / f"{number}.tar.gz", small_bytes=small_bytes).cycles == "4 to 6"
+        with pytest.raises(RunDirectoryError, match="cycles 4 to 6 alone"):
+            unpacked(tmp_path / f"{number}.tar.gz", tmp_path / f"there{number}").insist_on_whole()
+
+
 def test_all_evidence_goes_in_when_it_is_asked_for(run: RunDirectory, tmp_path: Path) -> None:
     manifest = packed(run, tmp_path / "b.tar.gz", Wanted(everything=True, environment=False), small_bytes=1)
     assert manifest.cycles == ""
