@@ -24,7 +24,7 @@ demo: $(READY)
 	@$(BIN)/crashbed demo $(ARGS)
 
 test: $(DEV_READY)
-	$(BIN)/python -m pytest -m "not long" -n 2 $(ARGS)
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist worksteal $(ARGS)
 
 long: $(DEV_READY)
 	$(BIN)/python -m pytest -m long --timeout 1800 $(ARGS)

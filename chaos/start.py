@@ -97,7 +97,7 @@ def _run(run: RunDirectory, order: Order, view: Viewer, *, keep: bool) -> Outcom
     with Interruption() as interruption:
         sweep(run.path.parent)
         _describe(run, order)
-        if order.target.kind is not TargetKind.BUILTIN:
+        if order.target.kind is TargetKind.POSTGRES:
             view.say(f"server: {run.read_info().versions['server']}")
         try:
             interrupted = _crash(run, order, view, interruption)

@@ -33,7 +33,9 @@ from workloads.worker import run_requests
 from workloads.workload import Workload, operation_id
 
 NOT_YET = "57P03"
-END_DEADLINE_S = 10.0
+QUERY_CANCELED = "57014"
+END_DEADLINE_S = 1.0
+"""For workers that have nothing to do to notice that nobody orders anything any more; others are ended."""
 
 
 class Clients:
@@ -78,11 +80,12 @@ class Clients:
         request, _ = probe_request(workload, plan)
         while True:
             try:
-                with self._session() as session:
+                with self._session(deadline_s) as session:
                     tally = run_requests(workload.perform, session, [request], self._history, _uninterrupted)
                 return tally.committed > 0
-            except CallError:
-                return False  # the history has what was told
+            except CallError as error:
+                # The history has what was told.
+                return None if error.sqlstate == QUERY_CANCELED else False
             except ConnectError as error:
                 # Ready was the server's word; a connection refused now is part of the time to recover.
                 if error.sqlstate != NOT_YET or time.monotonic() >= deadline:
@@ -135,9 +138,11 @@ class Clients:
         return CampaignError(f"the process of the workers ended with status {status}: {said}".rstrip())
 
     @contextmanager
-    def _session(self) -> Iterator[SqlSession]:
+    def _session(self, statement_timeout_s: float = 0) -> Iterator[SqlSession]:
+        """A session for a moment, whose statements the server gives up after so long; 0 is never."""
+        options = f"{self._conninfo} options='-c statement_timeout={round(statement_timeout_s * 1000)}'"
         try:
-            session = open_session(self._conninfo)
+            session = open_session(options)
         except psycopg.OperationalError as error:
             raise ConnectError(str(error).strip(), sqlstate_in(str(error))) from error
         try:

@@ -19,7 +19,7 @@ from signal import SIGABRT, SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals
 
 from chaos.oracles.evidence import Evidence
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import PROMPT_NS, Child, Reign, Sent, is_lost, lived, reigns, when
+from chaos.oracles.supervision import AHEAD_OF_STARTUP, PROMPT_NS, Child, Reign, Sent, is_lost, lived, reigns, when
 from chaos.witness.account import TICK_NS, Process, Received, surely_after
 
 EARLIEST_KILL_NS = 4_000_000_000
@@ -129,7 +129,13 @@ def _stays(child: Child, round_: _Round, until_ns: int) -> bool:
     there = round_.told[0].t + EARLIEST_KILL_NS > process.born and process.born < round_.until
     gone = process.end_begun_t is not None and not surely_after(process.end_begun_t, until_ns)
     gone = gone or is_lost(child, until_ns)
-    return there and not gone and not any(kill.child is process for kill in round_.kills)
+    ahead = child.role in AHEAD_OF_STARTUP and _after_the_drain(process, round_)
+    return there and not gone and not ahead and not any(kill.child is process for kill in round_.kills)
+
+
+def _after_the_drain(process: Process, round_: _Round) -> bool:
+    """Whether a process was forked when everybody who had been told to go was gone: it is of the next generation."""
+    return all(sent.child.exit_t is not None and sent.child.exit_t <= process.born for sent in round_.told)
 
 
 def _judge_kill(round_: _Round, kill: Sent, who: Child, story: str, tally: Tally) -> None:

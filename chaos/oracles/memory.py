@@ -14,9 +14,9 @@ from itertools import pairwise
 
 from chaos.oracles.evidence import Evidence, HarnessRecord, ServerRecord
 from chaos.oracles.oracle import OracleResult, Source, Tally, unfed
-from chaos.oracles.supervision import Child, Reign, lived, outlived, reigns, when
+from chaos.oracles.supervision import AHEAD_OF_STARTUP, Child, Reign, lived, outlived, reigns, when
 
-BEFORE_STARTUP = frozenset({"unknown", "io_worker"})
+BEFORE_STARTUP = AHEAD_OF_STARTUP | {"unknown"}
 """Roles that may belong to a new generation although they were forked before its startup process."""
 
 

@@ -16,7 +16,6 @@ from chaos.oracles.background_workers import BackgroundWorkers
 from chaos.oracles.escalation import Escalation
 from chaos.oracles.exit_status import ExitStatus
 from chaos.oracles.fan_out import FanOut
-from chaos.oracles.interlock import Interlock
 from chaos.oracles.memory import Drained, Memory
 from chaos.oracles.oracle import Oracle
 from chaos.oracles.orphans import Orphans
@@ -39,7 +38,6 @@ SUPERVISION: tuple[Oracle, ...] = (
     Shutdowns(),
     BackgroundWorkers(),
     Transitions(),
-    Interlock(),
 )
 
 _OUTLIVED: Final = frozenset({Consequence.CRASH, Consequence.ESCALATION, Consequence.ANOTHER_RECOVERY})
@@ -50,7 +48,6 @@ FED_BY: Final[Mapping[str, frozenset[Consequence]]] = {
     Escalation.name: _OUTLIVED,
     Drained.name: _OUTLIVED,
     wal_replay.NAME: _OUTLIVED | {Consequence.NEW_START},
-    Interlock.name: frozenset({Consequence.NEW_START, Consequence.SHUTDOWN}),
 }
 """The oracles that are not fed by every campaign, with the faults that feed them by what these cause."""
 

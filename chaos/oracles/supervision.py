@@ -34,6 +34,10 @@ ORDERLY_CODES: Mapping[str, frozenset[int]] = {
 SLOT_MATTERS = frozenset({"backend", "bgworker"})
 """Roles whose orderly exit is a crash all the same if their slot had not been cleaned up."""
 
+AHEAD_OF_STARTUP = frozenset({"io_worker"})
+"""Roles of a real PostgreSQL whose processes a new generation forks before its startup process (`maybe_adjust_io_workers`,
+postmaster.c)."""
+
 _FOREVER = 1 << 62
 
 PROMPT_NS = 1_000_000_000

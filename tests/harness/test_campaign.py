@@ -64,7 +64,7 @@ def test_a_run_that_held_is_explained_by_its_slowest_recovery(place: Bed, campai
 
 def test_every_oracle_has_trials(campaign: Ended) -> None:
     rows = campaign.directory.read_verdict().oracles
-    assert len(rows) == 22
+    assert len(rows) == 21
     witnessed = not any(item.what == "supervision" for item in campaign.directory.read_verdict().not_judged)
     assert witnessed or not os.environ.get("CI"), "no kernel witness in CI"
     judged = [row for row in rows if row.required]

@@ -141,7 +141,16 @@ def done(fault: Fault, one: Struck) -> None:
         assert orphans and {(c.code, c.signal) for c in orphans} == {(1, None)}, "each notices, and exits 1"
 
 
-@pytest.mark.parametrize("name", FAULTS)
+IN_THE_GATE = frozenset({
+    "sigkill-several", "sigterm-auxiliary", "exit-0", "sigstop-survivor", "oom-kill", "sigkill-checkpoint",
+    "sigkill-recovery", "sigkill-postmaster-orphan", "shutdown-fast", "shutdown-immediate-kill",
+})  # fmt: skip
+"""One for each way to strike and each consequence; the others take minutes together and are of `make long`."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in IN_THE_GATE else pytest.mark.long) for name in FAULTS]
+)
 def test_a_fault_does_what_it_says_and_a_sound_server_holds(place: Bed, name: str) -> None:
     fault = FAULTS[name]
     why = unavailable(fault, "builtin")

@@ -77,7 +77,7 @@ def test_observations_continue_each_other(database: Database, tmp_path: Path) ->
         assert min(row[0] for row in previous["log"]) >= operation_id(cycle, 0, 0)
         assert min(row[0] for row in previous["orders"] if row[0] >= 0) >= operation_id(cycle, 0, 0)
     assert CUSTOMERS.invariant(observe(database)) == []
-    with pytest.raises(ValueError, match="continues none"):
+    with pytest.raises(ValueError, match="continues another"):
         observe(database, 5)
 
 
@@ -103,7 +103,7 @@ def test_the_people_are_those_of_the_seed_and_their_e_mails_differ() -> None:
     made = people(1)
     assert made == people(1) != people(2)
     assert len({person.email for person in made}) == len(made) == WORKLOAD.customers
-    assert msgspec.json.decode(setup_arguments("customers", 1)["people"]) == msgspec.to_builtins(made)
+    assert setup_arguments("customers", 1) == {"people": made}
     assert setup_arguments("bank", 1) == {}
 
 

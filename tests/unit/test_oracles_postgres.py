@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pytest
 
+from chaos.oracles.escalation import Escalation
 from chaos.oracles.evidence import Evidence, HarnessRecord, Invoke
 from chaos.oracles.exit_status import ExitStatus
 from chaos.oracles.fan_out import FanOut
@@ -47,7 +48,7 @@ ROLES = {
     SURVIVOR: "backend", NEW_STARTUP: "startup",
 }  # fmt: skip
 CLIENT = 60
-HELD = (FanOut(), Reaping(), Drained(), Memory(), RecoveryOrder(), ExitStatus())
+HELD = (FanOut(), Escalation(), Reaping(), Drained(), Memory(), RecoveryOrder(), ExitStatus())
 
 
 class PostgresStory(Story):
@@ -143,10 +144,12 @@ def test_an_io_worker_may_be_forked_before_the_startup_process_of_its_generation
     story.kernel.append(Fork(115 * MS, 0, POSTMASTER, IO_WORKER, "postgres"))
     story.harness.append(HarnessRecord(116 * MS, "role", child=IO_WORKER, role="io_worker"))
     assert judged(Drained(), story).status is OracleStatus.HELD
+    assert judged(Escalation(), story).status is OracleStatus.HELD
     old = PostgresStory()
     old.kernel.append(Fork(50 * MS, 0, POSTMASTER, IO_WORKER, "postgres"))
     old.harness.append(HarnessRecord(51 * MS, "role", child=IO_WORKER, role="io_worker"))
     assert_failed(judged(Drained(), old), f"io_worker (PID {IO_WORKER}) still lived")
+    assert judged(Escalation(), old).status is OracleStatus.NOT_JUDGED
 
 
 def test_a_child_on_the_memory_of_an_earlier_generation_fails() -> None:

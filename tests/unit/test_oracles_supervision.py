@@ -18,7 +18,6 @@ from chaos.faults import FAULTS, Consequence
 from chaos.oracles.evidence import HarnessRecord, Invoke, ServerRecord
 from chaos.oracles.exit_status import ExitStatus
 from chaos.oracles.fan_out import FanOut
-from chaos.oracles.interlock import Interlock
 from chaos.oracles.memory import Drained, Memory
 from chaos.oracles.oracle import Oracle
 from chaos.oracles.reaping import Reaping
@@ -85,8 +84,8 @@ def test_every_oracle_holds_on_a_crash_and_a_shutdown_as_they_should_be(oracle: 
     story = whole_story()
     story.server += journal_of_steps()
     result = judged(oracle, story)
-    # The story has no background worker (`test_oracle_background_workers.py`) and no second postmaster (below).
-    applies = result.applies and is_fed(oracle.name, ("sigkill-random",))
+    # The story has no background worker: `test_oracle_background_workers.py`.
+    applies = result.applies
     assert result.status is OracleStatus.HELD or not applies, result
     assert result.trials > 0 or not applies
     assert result.row().failures == 0
@@ -443,12 +442,12 @@ def test_sigchld_decides_between_an_exit_and_a_kill() -> None:
     assert (late.code, late.signal, late.status) == (None, SIGKILL, SIGKILL)
 
 
-# The interlock, and postmasters that end.
+# Postmasters that end.
 
 SECOND, SECOND_STARTUP = 200, 201
 
 
-def orphan_story(*, orphan_ends_ms: float, second_starts: bool = True) -> Story:
+def orphan_story(*, orphan_ends_ms: float) -> Story:
     """The postmaster is killed at 200 ms; its last backend ends when it likes; another postmaster is started."""
     story = crash_story().drop(DrainedRecord, Closed, where=lambda r: True)
     story.send(200, SIGKILL, POSTMASTER, by=HARNESS)
@@ -464,25 +463,11 @@ def orphan_story(*, orphan_ends_ms: float, second_starts: bool = True) -> Story:
         DrainedRecord(END_MS * MS),
         Closed(END_MS * MS),
     ]
-    if second_starts:
-        story.kernel += [
-            Fork(320 * MS, 0, SECOND, SECOND_STARTUP, "cb:postmaster"),
-            Name(320 * MS + 20_000, 1, SECOND_STARTUP, "cb:startup"),
-        ]
-    else:
-        story.kernel.append(Exit(310 * MS, 0, SECOND, 1, None, True))
+    story.kernel += [
+        Fork(320 * MS, 0, SECOND, SECOND_STARTUP, "cb:postmaster"),
+        Name(320 * MS + 20_000, 1, SECOND_STARTUP, "cb:startup"),
+    ]
     return story
-
-
-def test_a_server_beside_an_orphan_of_the_one_before_fails_the_interlock() -> None:
-    assert judged(Interlock(), orphan_story(orphan_ends_ms=250)).status is OracleStatus.HELD
-    result = judged(Interlock(), orphan_story(orphan_ends_ms=400))
-    assert_failed(result, f"(PID {SECOND}) began to recover while backend (PID {LATE})")
-
-
-def test_a_start_that_was_refused_recovers_nothing() -> None:
-    result = judged(Interlock(), orphan_story(orphan_ends_ms=400, second_starts=False))
-    assert result.status is OracleStatus.NOT_JUDGED, result
 
 
 @pytest.mark.parametrize("oracle", SUPERVISION, ids=lambda oracle: oracle.name)
@@ -506,4 +491,4 @@ def test_what_no_fault_of_a_plan_can_make_is_not_asked_of_it() -> None:
     assert is_fed("fan_out", ("a fault of another version",))
     everything = {oracle for oracle in FED_BY if is_fed(oracle, FAULTS)}
     assert everything == set(FED_BY)
-    assert set().union(*FED_BY.values()) == set(Consequence) - {Consequence.REPLACEMENT}
+    assert set().union(*FED_BY.values()) == set(Consequence) - {Consequence.REPLACEMENT, Consequence.SHUTDOWN}
