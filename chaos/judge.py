@@ -35,7 +35,7 @@ from chaos.targets.choice import TargetChoice, TargetKind
 from chaos.timelines import timelines
 from chaos.trends import resources
 from chaos.verdict import Decision, ExitCode, reach
-from reports.details import Details, Machine
+from reports.details import Details, Machine, Resources
 from reports.render import write_reports
 from reports.rundir import RunDirectory, RunDirectoryError, RunInfo, Sitting
 from reports.statistics import bound
@@ -82,24 +82,14 @@ def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
 
     A run that its harness did not bring to the end (killed, or stopped by an error) was interrupted as well.
     """
+    run.insist_on_whole()
     info = run.read_info()
     campaign = _campaign_of(info, run)
     interrupted = interrupted or info.finished is None or info.exit_code in _CUT_SHORT
-    window_ns = loss_window_ns(synchronous_commit=campaign.get("synchronous_commit", True))
     command = _command_of(info, campaign)
     # A command's supervision is all that there is to judge.
     insisted = command is not None or info.plan.get("require") == "supervision"
-    *before, last = run.sittings()
-    # With one sitting that had no witness, the oracles' missing trials say it already.
-    demanding = insisted and bool(before)
-
-    def judge_one(sitting: Sitting) -> JudgedSitting:
-        cut_short = interrupted if sitting is last else True
-        if command is not None:
-            return judge_command(sitting, command, cut_short=cut_short)
-        return judge_sitting(sitting, window_ns, cut_short=cut_short, demanding=demanding)
-
-    judged = [judge_one(sitting) for sitting in (*before, last)]
+    judged = _judge_sittings(run.sittings(), campaign, command, interrupted=interrupted, insisted=insisted)
     results = _merged([part.data for part in judged])
     supervision = _merged([part.supervision for part in judged])
     used = resources(run.harness_records())
@@ -149,22 +139,43 @@ def judge_in_full(run: RunDirectory, *, interrupted: bool = False) -> Judgement:
         recoveries=recovered,
         environment=describe(run.path, info.versions),
         reproduce=_reproduce(info, run),
-        exactness=EXACTNESS + (RESUMED_EXACTNESS if before else ""),
+        exactness=EXACTNESS + (RESUMED_EXACTNESS if len(judged) > 1 else ""),
         started=info.started,
         finished=info.finished or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         seconds=sum(_seconds(part.cycles) for part in judged),
     )
-    # Processes are shown of the last sitting alone: pids of two may be the same.
+    return Judgement(verdict, _details(judged, failed, used, with_journal=command is None))
+
+
+def _judge_sittings(
+    sittings: Sequence[Sitting],
+    campaign: Mapping[str, Any],
+    command: CommandPlan | None,
+    *,
+    interrupted: bool,
+    insisted: bool,
+) -> list[JudgedSitting]:
+    """Each sitting by itself. All but the last were cut short, or there would be none after them."""
+    window_ns = loss_window_ns(synchronous_commit=campaign.get("synchronous_commit", True))
+    # With one sitting that had no witness, the oracles' missing trials say it already.
+    demanding = insisted and len(sittings) > 1
+    judged = []
+    for sitting in sittings:
+        cut_short = interrupted or sitting is not sittings[-1]
+        if command is not None:
+            judged.append(judge_command(sitting, command, cut_short=cut_short))
+        else:
+            judged.append(judge_sitting(sitting, window_ns, cut_short=cut_short, demanding=demanding))
+    return judged
+
+
+def _details(judged: Sequence[JudgedSitting], failed: set[int], used: Resources, *, with_journal: bool) -> Details:
+    """What the report draws. Processes are shown of the last sitting alone: pids of two may be the same."""
     shown = judged[-1]
-    details = Details(
-        timelines=timelines(shown.cycles, shown.recoveries, failed, shown.evidence),
-        # A command has no journal that tells of states.
-        machine=machine([record for part in judged for record in part.evidence.server])
-        if command is None
-        else Machine(),
-        resources=used,
+    states = machine([record for part in judged for record in part.evidence.server]) if with_journal else Machine()
+    return Details(
+        timelines=timelines(shown.cycles, shown.recoveries, failed, shown.evidence), machine=states, resources=used
     )
-    return Judgement(verdict, details)
 
 
 def _merged(judged: Sequence[Sequence[OracleResult]]) -> list[OracleResult]:

@@ -50,10 +50,11 @@ SEGMENT_NOTE = "1 MiB WAL segments, so that campaigns switch and recycle many"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A judged run."""
+    """A judged run. `interrupted` tells of a Ctrl-C also where the verdict is a finding."""
 
     verdict: Verdict
     report: Path
+    interrupted: bool
 
 
 class Viewer(Protocol):
@@ -120,7 +121,7 @@ def _run(run: RunDirectory, order: Order, view: Viewer, *, keep: bool) -> Outcom
                 # A server that met it may refuse a connection or end: what failed first names no cause.
                 raise DiskFull(run.path, error) from error
             raise
-    return Outcome(verdict, run.report_html)
+    return Outcome(verdict, run.report_html, interrupted)
 
 
 def _crash(run: RunDirectory, order: Order, view: Viewer, interruption: Interruption) -> bool:

@@ -54,7 +54,8 @@ class RunInfo(msgspec.Struct, kw_only=True):
 
     Written when the run begins and again when it ends; `finished` and `exit_code` stay null when the harness
     was killed before it could. `judged_until_ns` is set when the disk became full: what server and harness recorded
-    from then on (CLOCK_MONOTONIC) has holes that nobody can see, and is not judged.
+    from then on (CLOCK_MONOTONIC) has holes that nobody can see, and is not judged. `excerpt` names the cycles whose
+    evidence is here, in a bundle that holds no more of a long run than that.
     """
 
     seed: int
@@ -69,6 +70,7 @@ class RunInfo(msgspec.Struct, kw_only=True):
     finished: str | None = None
     exit_code: int | None = None
     judged_until_ns: int | None = None
+    excerpt: str = ""
     schema: int = SCHEMA
 
 
@@ -243,6 +245,15 @@ class RunDirectory:
 
     def observed_records(self) -> RecordReader[dict[str, Any]]:
         return read_records(self.observed, self._keeps)
+
+    def insist_on_whole(self) -> None:
+        """Raises RunDirectoryError when a part of the evidence was left out: what is missing would be taken for lost."""
+        cycles = self.read_info().excerpt
+        if cycles:
+            raise RunDirectoryError(
+                f"{self.path} holds the evidence of cycles {cycles} alone, which cannot be judged or explained: its verdict "
+                "and report are of the whole run, which `crashbed bundle --all` packs"
+            )
 
     def covers(self, t_ns: int) -> bool:
         """Whether what was recorded at a time is read: of a whole run, all."""

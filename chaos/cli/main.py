@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from chaos.cli.bundle import bundle
 from chaos.cli.data import controldata, init, points, serve, waldump
 from chaos.cli.demo import demo
 from chaos.cli.doctor import doctor
@@ -17,7 +18,8 @@ from chaos.cli.evidence import judge, report
 from chaos.cli.explain import explain
 from chaos.cli.faults import faults
 from chaos.cli.reload import reload
-from chaos.cli.run import replay, run_command
+from chaos.cli.replay import replay
+from chaos.cli.run import run_command
 from chaos.cli.verify import verify
 from chaos.defects.defect import StaleDefectError
 from chaos.errors import CampaignError, PlanError
@@ -41,6 +43,7 @@ def crashbed() -> None:
     crashbed replay out/... --cycle 7  one cycle again
     crashbed explain out/...           how its first failure came about
     crashbed run --resume out/...      go on with a run that was cut off
+    crashbed bundle out/...            a run in one file, for a bug report
     crashbed demo                      a server with a planted defect: see a red run
     crashbed doctor                    what this machine permits
     crashbed init -D data && crashbed serve -D data
@@ -55,6 +58,7 @@ for command in (
     judge,
     report,
     explain,
+    bundle,
     demo,
     doctor,
     init,

@@ -1,4 +1,4 @@
-"""`crashbed run` and `crashbed replay`: a campaign with a live view, then judge and report."""
+"""`crashbed run`: a campaign with a live view, then judge and report."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from chaos.cli.view import View
 from chaos.defects import DEFECTS
 from chaos.faults import DEFAULT, FAULTS
 from chaos.faults.availability import ALL, select
-from chaos.order import Order, StopRule, read_order
-from chaos.phases import cycles_of
+from chaos.order import Order, StopRule
 from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan
 from chaos.start import resume_campaign, run_campaign
 from chaos.targets.choice import TargetChoice, TargetKind
@@ -202,39 +201,6 @@ def _resume(context: click.Context, directory: Path, kills: int | None, duration
         )
     show_verdict(outcome.verdict, outcome.report)
     return outcome.verdict.exit_code
-
-
-@click.command()
-@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--cycle", required=True, type=click.IntRange(0), help="The cycle to run again.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where the new run directory goes.  [default: beside DIR]")
-def replay(directory: Path, cycle: int, out: Path | None) -> int:
-    """Run a cycle of an earlier run again, from the beginning of its epoch.
-
-    \b
-    crashbed replay out/20260101T120000Z-7 --cycle 31
-
-    The plan is the same to the byte. When a kill lands is up to the machine, so a failure that depends on the
-    moment may need several tries; one placed at a point does not.
-    """
-    run = RunDirectory.open(directory)
-    recorded = read_order(run)
-    ran = [known.cycle for known in cycles_of(run.harness_records())]
-    if ran and cycle not in ran:
-        raise click.UsageError(f"{run.path} has no cycle {cycle}: it ran cycles {min(ran)} to {max(ran)}")
-    first = _first_on_its_cluster(run, cycle, recorded.plan.epoch_cycles)
-    stop = StopRule(cycles=cycle - first + 1)
-    return _run(Order(recorded.plan, stop, recorded.target, recorded.defect, first_cycle=first), out or run.path.parent)
-
-
-def _first_on_its_cluster(run: RunDirectory, cycle: int, epoch_cycles: int) -> int:
-    """The first cycle that the cluster of a cycle saw: its epoch's, or the one that the run was resumed with."""
-    first = cycle - cycle % epoch_cycles
-    for sitting in run.sittings():
-        ran = [known.cycle for known in cycles_of(sitting.harness_records())]
-        if cycle in ran:
-            first = max(cycle - cycle % epoch_cycles, min(ran))
-    return first
 
 
 def _run(order: Order, out: Path, *, keep: bool = False) -> int:

@@ -123,6 +123,7 @@ class _Run:
     """A run directory, read as far as a story needs."""
 
     def __init__(self, run: RunDirectory) -> None:
+        run.insist_on_whole()
         self._run = run
         self._harness: list[Record] = list(run.harness_records())
         self._server: list[Record] = list(run.server_records())

@@ -73,6 +73,7 @@ MISTAKES = [
     (["run", "more"], "unexpected extra argument"),
     (["replay", "somewhere"], "Missing option '--cycle'"),
     (["replay", "somewhere", "--cycle", "-1"], "-1 is not in the range x>=0"),
+    (["replay", "somewhere", "--cycle", "1", "--times", "0"], "0 is not in the range x>=1"),
     (["demo", "--kills", "0"], "0 is not in the range x>=1"),
     (["judge"], "Missing argument 'DIR'"),
     (["waldump", "-D", "data", "--start", "12"], "'12' is not an LSN"),

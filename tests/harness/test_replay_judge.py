@@ -6,6 +6,8 @@ depends on who judges, and when; a reproducing command that a shell does not und
 
 from __future__ import annotations
 
+import signal
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import msgspec
 import pytest
 
 from chaos.plan import CampaignPlan, encode
+from chaos.replay import EXACTNESS
 from reports.rundir import RunDirectory
-from reports.verdict import Status, Verdict
+from reports.verdict import Environment, Status, Verdict
 from tests.support.campaigns import Bed, Ended, bed, plans_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.live
 
@@ -26,6 +30,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     # A blank and a quote: a command that is to be pasted must survive them.
     with bed(tmp_path_factory.mktemp("runs") / "o'er there") as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def found(place: Bed) -> Ended:
+    """A run with findings in its only cycle."""
+    done = place.campaign("--kills", "1", "--seed", "5", "--backends", "6", "--defect", "acknowledged-before-wal")
+    assert done.status == 1, done
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +106,61 @@ def test_a_cycle_that_never_was_is_refused(place: Bed, campaign: Ended) -> None:
     done = place.run("replay", str(campaign.directory.path), "--cycle", "3")
     assert done.status == 4
     assert done.errors.endswith("has no cycle 3: it ran cycles 0 to 2\n")
+
+
+def test_a_finding_that_comes_back_is_counted_and_the_rate_is_told(place: Bed, found: Ended) -> None:
+    """Each repetition plants the defect again, and leaves a run directory of its own in one folder."""
+    done = place.run("replay", str(found.directory.path), "--cycle", "0", "--times", "2")
+    assert done.status == 1, done
+    oracles = sorted({finding.oracle for finding in found.directory.read_verdict().findings if finding.cycle == 0})
+    assert f"sought: a failure of {' or '.join(oracles)} at cycle 0\n" in done.output
+    assert "repetition 1 of 2: it came back" in done.output and "repetition 2 of 2: it came back" in done.output
+    assert "the finding came back in 2 of 2 repetitions: 100 %, at least 22 % at 95 % confidence\n" in done.output
+    assert EXACTNESS in done.output
+    folder = found.directory.path.with_name(f"{found.directory.path.name}-cycle-0")
+    assert len([RunDirectory.open(path) for path in folder.iterdir()]) == 2
+    assert done.last_line == f"runs: {folder}"
+
+
+def test_a_finding_that_never_comes_back_is_no_failure(place: Bed, campaign: Ended, tmp_path: Path) -> None:
+    done = place.run("replay", str(campaign.directory.path), "--cycle", "0", "--times", "1", "--out", str(tmp_path))
+    assert done.status == 0, done
+    assert "sought: a failure of any oracle at cycle 0\n" in done.output
+    assert "did not come back in 1 repetition: at most 95 % of them find it" in done.output
+
+
+def test_an_interrupted_replay_tells_the_rate_so_far(place: Bed, campaign: Ended, tmp_path: Path) -> None:
+    running = place.start(
+        "replay", str(campaign.directory.path), "--cycle", "0", "--times", "50", "--out", str(tmp_path)
+    )
+    wait_until("the first repetition has ended", lambda: "repetition 1 of 50" in running.output, deadline_s=60)
+    running.signal(signal.SIGINT)
+    done = running.end()
+    assert done.status == 2, done
+    assert "\ninterrupted: the finding did not come back in " in done.output
+
+
+def test_an_unpacked_bundle_is_judged_explained_and_replayed_as_the_run_was(
+    place: Bed, found: Ended, tmp_path: Path
+) -> None:
+    run, file = found.directory, tmp_path / "run.tar.gz"
+    packed = place.run("bundle", str(run.path), "--data", "-o", str(file))
+    assert packed.status == 0, packed
+    assert "evidence: whole, it can be judged and explained" in packed.output
+    with tarfile.open(file) as tar:
+        tar.extractall(tmp_path / "there", filter="data")
+    again = RunDirectory.open(tmp_path / "there" / run.path.name)
+    story = place.run("explain", str(run.path)).output
+    assert " wal " in story, "what needs the data directory is not told at all"
+    assert place.run("explain", str(again.path)).output == story
+    again.verdict_json.unlink()
+    judged = place.run("judge", str(again.path))
+    assert judged.status == 1, judged
+    assert elsewhere(again.read_verdict()) == elsewhere(run.read_verdict())
+    assert place.run("replay", str(again.path), "--cycle", "0", "--times", "1").status == 1
+
+
+def elsewhere(verdict: Verdict) -> Verdict:
+    """What two judgements of one run must agree on wherever its directory is."""
+    findings = tuple(msgspec.structs.replace(finding, reproduce="") for finding in verdict.findings)
+    return msgspec.structs.replace(verdict, environment=Environment(), findings=findings)

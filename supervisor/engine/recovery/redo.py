@@ -32,6 +32,7 @@ from supervisor.engine.wal.reader import WalReader
 from supervisor.engine.wal.record import WalRecord
 from supervisor.engine.wal.rmgr import Rmgr, XlogInfo
 from supervisor.errors import Panic, ServerError, StartupError
+from supervisor.host import Host
 from supervisor.log import Journal, Level, ServerLog
 from supervisor.points import Point
 
@@ -280,10 +281,8 @@ def _replay_log(
 
     After an orderly shutdown the walk only finds the end, which is right behind the checkpoint.
     """
-    host = engine.host
+    report = _RedoReport(engine.host, log, journal, times)
     records = first = last = 0
-    began_ns = next_report_ns = host.now_ns()
-    user, system = times()
     for record in reader.read_from(start):
         if record.lsn == start and start == checkpoint_lsn:
             continue  # A shutdown checkpoint's own record: redo begins behind it.
@@ -294,19 +293,11 @@ def _replay_log(
             )
         if not first:
             first = record.lsn
-            next_report_ns = began_ns + _PROGRESS_EVERY_NS
-            log.log(Level.LOG, f"redo starts at {format_lsn(first)}")
-            journal.emit("redo_begin", lsn=first)
-            host.point(Point.REDO_BEGIN)
+            report.begins(first)
+            engine.host.point(Point.REDO_BEGIN)
         if records % _CHECK_EVERY == 0:
-            host.check_interrupts()
-            if host.now_ns() >= next_report_ns:
-                elapsed = (host.now_ns() - began_ns) / 1e9
-                next_report_ns += _PROGRESS_EVERY_NS
-                log.log(
-                    Level.LOG,
-                    f"redo in progress, elapsed time: {elapsed:.2f} s, current LSN: {format_lsn(record.lsn)}",
-                )
+            engine.host.check_interrupts()
+            report.goes_on(record.lsn)
         try:
             replay.take(record)
         except (ServerError, ValueError) as error:
@@ -316,29 +307,64 @@ def _replay_log(
         if records % BATCH_RECORDS == 0:
             replay.carry_out()
     replay.carry_out()
-    if not needed:
-        return 0, 0
     if not first:
-        log.log(Level.LOG, "redo is not required")
+        if needed:
+            log.log(Level.LOG, "redo is not required")
         return 0, 0
-    host.point(Point.REDO_END)
-    log.log(Level.LOG, reader.end_reason)
-    user_now, system_now = times()
-    log.log(
-        Level.LOG,
-        f"redo done at {format_lsn(last)} system usage: CPU: user: {user_now - user:.2f} s, "
-        f"system: {system_now - system:.2f} s, elapsed: {(host.now_ns() - began_ns) / 1e9:.2f} s",
-    )
-    if replay.last_commit_time is not None:
-        log.log(Level.LOG, f"last completed transaction was at log time {_date(replay.last_commit_time, parts=True)}")
-    journal.emit(
-        "redo_end",
-        lsn=reader.end_lsn,
-        records=records,
-        pages_changed=replay.pages_changed,
-        end_reason=reader.end_reason,
-    )
+    engine.host.point(Point.REDO_END)
+    report.ends(last, records, reader, replay)
     return records, first
+
+
+class _RedoReport:
+    """What is said of a redo, in PostgreSQL's words (xlogrecovery.c, PerformWalRecovery) and in the journal's."""
+
+    def __init__(self, host: Host, log: ServerLog, journal: Journal, times: Callable[[], tuple[float, float]]) -> None:
+        self._host = host
+        self._log = log
+        self._journal = journal
+        self._times = times
+        self._user, self._system = times()
+        self._began_ns = host.now_ns()
+        self._next_ns = self._began_ns + _PROGRESS_EVERY_NS
+
+    def begins(self, lsn: int) -> None:
+        """Before the first record is applied."""
+        self._log.log(Level.LOG, f"redo starts at {format_lsn(lsn)}")
+        self._journal.emit("redo_begin", lsn=lsn)
+
+    def goes_on(self, lsn: int) -> None:
+        """Now and then; it says something every ten seconds."""
+        if self._host.now_ns() >= self._next_ns:
+            self._next_ns += _PROGRESS_EVERY_NS
+            self._log.log(
+                Level.LOG,
+                f"redo in progress, elapsed time: {self._elapsed_s:.2f} s, current LSN: {format_lsn(lsn)}",
+            )
+
+    def ends(self, last: int, records: int, reader: WalReader, replay: Replay) -> None:
+        """When all is applied; `last` is the LSN of the last record."""
+        self._log.log(Level.LOG, reader.end_reason)
+        user, system = self._times()
+        self._log.log(
+            Level.LOG,
+            f"redo done at {format_lsn(last)} system usage: CPU: user: {user - self._user:.2f} s, "
+            f"system: {system - self._system:.2f} s, elapsed: {self._elapsed_s:.2f} s",
+        )
+        if replay.last_commit_time is not None:
+            when = _date(replay.last_commit_time, parts=True)
+            self._log.log(Level.LOG, f"last completed transaction was at log time {when}")
+        self._journal.emit(
+            "redo_end",
+            lsn=reader.end_lsn,
+            records=records,
+            pages_changed=replay.pages_changed,
+            end_reason=reader.end_reason,
+        )
+
+    @property
+    def _elapsed_s(self) -> float:
+        return (self._host.now_ns() - self._began_ns) / 1e9
 
 
 def _date(time: float, *, parts: bool = False) -> str:
