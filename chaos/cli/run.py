@@ -138,7 +138,7 @@ def run_command(context: click.Context, /, **given: Any) -> int:
     crashbed run --target postgres --workload bank,append
     crashbed run smoke                        a plan that is shipped (see crashbed plans), about a minute
     crashbed run nightly --duration 1h        what is said here goes before what the plan says
-    crashbed run docs/examples/gunicorn.toml  any server of several processes: its supervision alone
+    crashbed run docs/examples/gunicorn.toml   any server of several processes: its supervision alone
     crashbed run --resume out/20260101T120000Z-7
     crashbed run --resume out/20260101T120000Z-7 --kills 600
 
