@@ -43,13 +43,11 @@ def plan_of(context: click.Context) -> RunPlan | None:
 
 def from_file(context: click.Context) -> tuple[str, ...]:
     """The parameters whose values are the file's."""
-    return tuple(
-        name for name in context.params if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
-    )  # fmt: skip
+    return tuple(name for name in context.params if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP)
 
 
 def _refuse_another_target(plan: RunPlan, target: object) -> None:
     """A command's plan is of a layout of its own; whether it is one, no option can change."""
     if target is not None and plan.is_of_command != (target == TargetKind.COMMAND):
-        kind = TargetKind.COMMAND if plan.is_of_command else "the built-in server or PostgreSQL"
+        kind = "a command" if plan.is_of_command else "the built-in server or PostgreSQL"
         raise click.UsageError(f"--target {target}: {plan.path} is a plan for {kind}")

@@ -58,7 +58,7 @@ def order_of(context: click.Context, options: RunOptions) -> tuple[Order, tuple[
             raise click.UsageError("--target command needs a plan file: crashbed run PLAN.toml")
         order = command.order_of(
             context, plan.path, kills=options.kills, duration_s=options.duration, seed=options.seed
-        )  # fmt: skip
+        )
         return order, ()
     try:
         return _order(options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def test_a_path_in_a_file_is_relative_to_it(tmp_path: Path) -> None:
 def test_a_command_s_plan_is_not_taken_for_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = written(tmp_path, "target = 'command'")
     assert run(["run", plan, "--target", "postgres"]) == ExitCode.USAGE
-    assert "plan.toml is a plan for command" in capsys.readouterr().err
+    assert "plan.toml is a plan for a command" in capsys.readouterr().err
     assert run(["run", "smoke", "--target", "command"]) == ExitCode.USAGE
     assert "is a plan for the built-in server or PostgreSQL" in capsys.readouterr().err
     assert run(["run", plan]) == ExitCode.USAGE
@@ -233,11 +234,7 @@ def test_a_file_means_what_the_same_command_line_means(plan: dict[str, Any]) -> 
     with tempfile.TemporaryDirectory() as directory:
         file = written(Path(directory), as_toml(plan))
         from_file, typed = options_of(file), options_of(*as_words(plan))
-    assert RunOptions(**{**dict_of(from_file), "plan_file": None}) == typed
-
-
-def dict_of(options: RunOptions) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in RunOptions.__dataclass_fields__}
+    assert replace(from_file, plan_file=None) == typed
 
 
 def test_a_missing_file_is_a_sentence() -> None:
