@@ -41,6 +41,10 @@ OUTSIDE_ONE_IN: Final = 20
 """One operation in 20 is sent by an outside client."""
 
 
+MOST_SEED: Final = (1 << 63) - 1
+"""It fits a bigint."""
+MOST_BACKENDS: Final = 1000
+
 EPOCH_CYCLES: Final = 50
 """Cycles on one cluster, unless a run says otherwise."""
 
@@ -176,8 +180,8 @@ class CampaignPlan(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
-            ("seed", self.seed, 0, (1 << 63) - 1),
-            ("backends", self.backends, 1, 1000),
+            ("seed", self.seed, 0, MOST_SEED),
+            ("backends", self.backends, 1, MOST_BACKENDS),
             ("operations", self.operations, 2 * self.backends, OPERATIONS_PER_CYCLE),
             ("epoch_cycles", self.epoch_cycles, 1, 1 << 20),
             ("point_one_in", self.point_one_in, 0, 1 << 20),

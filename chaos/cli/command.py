@@ -13,6 +13,7 @@ from chaos.order import Order, StopRule
 from chaos.targets.choice import TargetChoice, TargetKind
 
 KILLS = 20
+"""Cycles of a plan that says no end."""
 OPTIONS = frozenset({"plan_file", "target_kind", "kills", "duration", "seed", "out", "keep"})
 """What may be said beside a plan file; anything else, the file says."""
 

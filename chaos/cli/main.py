@@ -17,6 +17,7 @@ from chaos.cli.doctor import doctor
 from chaos.cli.evidence import judge, report
 from chaos.cli.explain import explain
 from chaos.cli.faults import faults
+from chaos.cli.plan import plan, plans
 from chaos.cli.reload import reload
 from chaos.cli.replay import replay
 from chaos.cli.run import run_command
@@ -39,7 +40,8 @@ def crashbed() -> None:
     \b
     crashbed run                       20 kills of the built-in server, a verdict, a report
     crashbed run --kills 300           more of them
-    crashbed run plan.toml             any server of several processes: its supervision
+    crashbed run smoke                 a plan that is shipped; see crashbed plans
+    crashbed run your.toml             a plan of your own, also for any server of several processes
     crashbed replay out/... --cycle 7  one cycle again
     crashbed explain out/...           how its first failure came about
     crashbed run --resume out/...      go on with a run that was cut off
@@ -54,6 +56,8 @@ def crashbed() -> None:
 
 for command in (
     run_command,
+    plan,
+    plans,
     replay,
     judge,
     report,

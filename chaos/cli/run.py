@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from chaos.cli.command import order_of
+from chaos.cli.plan_command import FILE, PlanCommand
+from chaos.cli.run_options import RunOptions, order_of
 from chaos.cli.verdict import show_verdict
 from chaos.cli.view import View
 from chaos.defects import DEFECTS
+from chaos.errors import PlanError
 from chaos.faults import DEFAULT, FAULTS
-from chaos.faults.availability import ALL, select
-from chaos.order import Order, StopRule
-from chaos.plan import ASYNCHRONOUS_DELAY_MS, DELAY_MS, EPOCH_CYCLES, POINT_ONE_IN, CampaignPlan
+from chaos.faults.availability import ALL
+from chaos.order import Order
+from chaos.plan import EPOCH_CYCLES, MOST_BACKENDS, MOST_SEED
+from chaos.selector import parse_selector
 from chaos.start import resume_campaign, run_campaign
-from chaos.targets.choice import TargetChoice, TargetKind
+from chaos.targets.choice import TargetKind
 from reports.rundir import RunDirectory
 from workloads.registry import WORKLOADS, WorkloadUnavailable
 
@@ -70,8 +73,17 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
     return settings
 
 
-@click.command("run")
-@click.argument("plan_file", metavar="[PLAN.toml]", required=False, type=click.Path(path_type=Path))
+def _selectors(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for selector in values:
+        try:
+            parse_selector(selector)
+        except PlanError as error:
+            raise click.BadParameter(str(error)) from error
+    return values
+
+
+@click.command("run", cls=PlanCommand)
+@click.argument("plan_file", metavar="[PLAN]", required=False)
 @click.option("--target", "target_kind", type=click.Choice([str(kind) for kind in TargetKind]), default="builtin",
               show_default=True, help="What is crashed: the built-in server, a real PostgreSQL, or a plan's command.")  # fmt: skip
 @click.option("--pg-bindir", type=click.Path(path_type=Path), metavar="DIR",
@@ -80,20 +92,23 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
               help="Start PostgreSQL with this setting. May be repeated.")  # fmt: skip
 @click.option("--workload", "workloads", default="bank", show_default=True, callback=_workloads,
               help="Workloads, separated by commas; each cycle runs one.")  # fmt: skip
-@click.option("--backends", default=8, show_default=True, help="Workers inside the server.")
+@click.option("--backends", type=click.IntRange(1, MOST_BACKENDS), default=8, show_default=True,
+              metavar="N", help="Workers inside the server.")  # fmt: skip
 @click.option("--kills", type=click.IntRange(1), help="Stop after so many cycles.  [default: 20]")
 @click.option("--duration", callback=_duration, metavar="TIME", help="Stop after so long: 90s, 10m, 2h.")
 @click.option("--fault", "faults", default=",".join(DEFAULT), show_default=True,
               callback=_names((*FAULTS, ALL), "fault"),
               help="Faults (see crashbed faults), separated by commas; all: each that can be done here.")  # fmt: skip
-@click.option("--point", "points", multiple=True, metavar="SELECTOR",
+@click.option("--point", "points", multiple=True, callback=_selectors, metavar="SELECTOR",
               help="Place every fault at such a point: role[#nth]/point:k (see crashbed points). May be repeated.")  # fmt: skip
 @click.option("--no-points", is_flag=True, help="Place no fault at a point, all of them in time.")
 @click.option("--synchronous-commit", type=click.Choice(["on", "off"]), default="on", show_default=True,
               help="off: commits do not wait for their flush, and the judge allows for the last ones.")  # fmt: skip
 @click.option("--epoch", "epoch_cycles", type=click.IntRange(1), default=EPOCH_CYCLES, show_default=True, metavar="N",
               help="Cycles on one cluster and under one postmaster, before a fresh one.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), help="Seed of all choices.  [default: drawn and printed]")
+@click.option(
+    "--seed", type=click.IntRange(0, MOST_SEED), metavar="N", help="Seed of all choices.  [default: drawn and printed]"
+)
 @click.option(
     "--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Where run directories go."
 )
@@ -106,29 +121,7 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
 @click.option("--resume", type=click.Path(path_type=Path), metavar="DIR",
               help="Go on with a run that was cut off; only --kills, --duration and --keep go with it.")  # fmt: skip
 @click.pass_context
-def run_command(
-    context: click.Context,
-    plan_file: Path | None,
-    target_kind: str,
-    pg_bindir: Path | None,
-    pg_settings: dict[str, str],
-    workloads: tuple[str, ...],
-    backends: int,
-    kills: int | None,
-    duration: float | None,
-    faults: tuple[str, ...],
-    points: tuple[str, ...],
-    no_points: bool,
-    synchronous_commit: str,
-    epoch_cycles: int,
-    seed: int | None,
-    out: Path,
-    defect: str | None,
-    require: str | None,
-    stop_on_finding: bool,
-    keep: bool,
-    resume: Path | None,
-) -> int:
+def run_command(context: click.Context, /, **given: Any) -> int:
     """Crash a server again and again, and judge what survived.
 
     \b
@@ -142,44 +135,24 @@ def run_command(
     crashbed run --synchronous-commit off     may lose the last commits, and nothing else
     crashbed run --seed 7 --kills 20          the same plan every time
     crashbed run --target postgres --workload bank,append
-    crashbed run plan.toml                    any server of several processes: its supervision alone
+    crashbed run smoke                        a plan that is shipped (see crashbed plans), about a minute
+    crashbed run nightly --duration 1h        what is said here goes before what the plan says
+    crashbed run docs/examples/gunicorn.toml   any server of several processes: its supervision alone
     crashbed run --resume out/20260101T120000Z-7
     crashbed run --resume out/20260101T120000Z-7 --kills 600
 
     Each cycle opens the workers, waits for the plan's moment, strikes, waits until the server serves again, and
     looks at the data. The last line is the command that reproduces the run. Ctrl-C ends with the report so far.
+    PLAN is a file in TOML whose keys are these options (docs/guide.md), or the name of a plan that is shipped.
     --resume goes on with a run that was interrupted or killed, with the first cycle that did not end.
     """
-    if resume is not None:
-        return _resume(context, resume, kills, duration, keep=keep)
-    if plan_file is not None:
-        return _run(order_of(context, plan_file, kills=kills, duration_s=duration, seed=seed), out, keep=keep)
-    if target_kind == TargetKind.COMMAND:
-        raise click.UsageError("--target command needs a plan file: crashbed run PLAN.toml")
-    if points and no_points:
-        raise click.UsageError("--point and --no-points contradict each other: give one of them")
-    target = TargetChoice(TargetKind(target_kind), str(pg_bindir.absolute()) if pg_bindir else None, pg_settings)
-    if target.kind is not TargetKind.BUILTIN and not points:
-        no_points = True
-    chosen, left_out = select(faults, target.kind)
+    options = RunOptions(**given)
+    if options.resume is not None:
+        return _resume(context, options.resume, options.kills, options.duration, keep=options.keep)
+    order, left_out = order_of(context, options)
     for line in left_out:
         click.echo(line)
-    plan = CampaignPlan(
-        seed=seed if seed is not None else secrets.randbits(32),
-        workloads=workloads,
-        backends=backends,
-        faults=chosen,
-        points=points,
-        point_one_in=1 if points else 0 if no_points else POINT_ONE_IN,
-        epoch_cycles=epoch_cycles,
-        synchronous_commit=synchronous_commit == "on",
-        delay_ms=DELAY_MS if synchronous_commit == "on" else ASYNCHRONOUS_DELAY_MS,
-    )
-    target.check(plan, defect)
-    if kills is None and duration is None:
-        kills = 20
-    stop = StopRule(cycles=kills, duration_s=duration, on_finding=stop_on_finding)
-    return _run(Order(plan, stop, target, defect, require), out, keep=keep)
+    return _run(order, options.out, keep=options.keep)
 
 
 def _resume(context: click.Context, directory: Path, kills: int | None, duration_s: float | None, *, keep: bool) -> int:
@@ -187,6 +160,8 @@ def _resume(context: click.Context, directory: Path, kills: int | None, duration
     for parameter in context.command.params:
         name = parameter.name or ""
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name == FILE:
+            raise click.UsageError(f"--resume goes on with a run as it began: leave out {context.params[FILE]}")
         if given and name not in ("resume", "kills", "duration", "keep"):
             raise click.UsageError(f"{parameter.opts[0]} cannot be changed by --resume: it is the run's own")
     with ExitStack() as shown:

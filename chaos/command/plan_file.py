@@ -34,11 +34,10 @@ import msgspec
 
 from chaos.command.plan import CommandFault, CommandPlan, Expectation, Ready
 from chaos.errors import PlanError
+from chaos.toml_lines import place_of
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"(?P<kind>unknown|required) field `(?P<name>[^`]+)`")
-_TABLE = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]")
-_KEY = re.compile(r"\s*(?P<name>[\w.-]+)\s*=")
 
 
 class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +53,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roles: dict[str, str]
     ready: Ready
     expect: Expectation
+    about: str = ""
     seed: int | None = None
     kills: int | None = None
     duration_s: float | None = None
@@ -158,25 +158,7 @@ def _allowed(key: str) -> tuple[str, ...]:
 
 
 def _located(path: Path, text: str, what: str, key: str, allowed: tuple[str, ...] = ()) -> PlanError:
-    line = _line_of(text, key)
-    where = f"{path}, line {line}" if line else str(path)
-    return PlanError(f"{where}: {what}" + (f"; there are {', '.join(allowed)}" if allowed else ""))
-
-
-def _line_of(text: str, key: str) -> int:
-    """The line of a key, or of its table; 0 when neither is there."""
-    found = 0
-    table = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := _TABLE.match(line):
-            table = header["name"].strip()
-            if table == key or (key.startswith(f"{table}.") and not found):
-                found = number
-        elif (assigned := _KEY.match(line)) and ".".join(filter(None, (table, assigned["name"]))) == key:
-            return number
-        elif assigned and not table and key.startswith(f"{assigned['name']}."):
-            found = number
-    return found
+    return PlanError(f"{place_of(path, text, key)}: {what}" + (f"; there are {', '.join(allowed)}" if allowed else ""))
 
 
 def _first_word(message: str) -> str:
