@@ -12,7 +12,6 @@ import mmap
 import os
 import platform
 import resource
-import select
 import shutil
 import signal
 import socket
@@ -29,7 +28,8 @@ from pathlib import Path
 
 import msgspec
 
-from chaos.orphans import adopt_orphans
+from chaos.descriptors import readable
+from chaos.orphans import adopting_orphans
 from chaos.targets.postgres_programs import all_programs
 from chaos.witness.tracefs import PREFIX, REMEDY, Instance, Tracefs, WitnessUnavailable, instance_name
 from chaos.witness.witness import Unavailable, open_witness
@@ -224,7 +224,7 @@ def _pidfd(place: Place) -> Answer:
         descriptor = os.pidfd_open(child.pid)
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            ended = select.select((descriptor,), (), (), ORPHAN_DEADLINE_S)[0]
+            ended = readable(descriptor, ORPHAN_DEADLINE_S)
             os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOWAIT)
         finally:
             os.close(descriptor)
@@ -252,13 +252,13 @@ def _memfd(place: Place) -> Answer:
 
 
 def _orphans(place: Place) -> Answer:
-    adopt_orphans()
-    done = subprocess.run([sys.executable, "-S", "-c", _ORPHAN], capture_output=True, text=True, check=True)
-    orphan = int(done.stdout)
-    try:
-        _, status = os.waitpid(orphan, 0)  # its own alarm ends it if nothing else does
-    except ChildProcessError:
-        return Answer(State.MISSING, "an orphan was not adopted", _OUTLIVES, _NEWER)
+    with adopting_orphans():
+        done = subprocess.run([sys.executable, "-S", "-c", _ORPHAN], capture_output=True, text=True, check=True)
+        orphan = int(done.stdout)
+        try:
+            _, status = os.waitpid(orphan, 0)  # its own alarm ends it if nothing else does
+        except ChildProcessError:
+            return Answer(State.MISSING, "an orphan was not adopted", _OUTLIVES, _NEWER)
     if os.waitstatus_to_exitcode(status) == -signal.SIGUSR1:
         return Answer(State.OK, "an orphan was adopted, and got the signal of its parent's death")
     return Answer(State.MISSING, "an orphan did not get the signal of its parent's death", _OUTLIVES, _NEWER)

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from chaos.descriptors import readable
 
 FLAGS = [
     "--headless",
@@ -163,8 +164,7 @@ class Chromium:
         deadline = time.monotonic() + self.deadline_s
         while not done():
             left = deadline - time.monotonic()
-            ready, _, _ = select.select([self._replies], [], [], max(0.0, left))
-            if not ready:
+            if not readable(self._replies, max(0.0, left)):
                 raise TimeoutError(f"Chromium: waited {self.deadline_s} s for {what}")
             data = os.read(self._replies, 1 << 20)
             if not data:

@@ -7,7 +7,6 @@ tables, the probe, the observation) is done from here, over the same kind of ses
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import msgspec
 import psycopg
 
 from chaos.client import Answer, Done, Draw, Ended, Job, Opened, Order
+from chaos.descriptors import readable
 from chaos.driver import CallError, ConnectError, sqlstate_in
 from chaos.errors import CampaignError
 from chaos.load import POLL_S, Acknowledgements, outside_draws, probe_request
@@ -182,8 +182,7 @@ class ClientLoad:
         """Wait for an answer, for a moment, and take it in."""
         if self._done:
             return
-        ready, _, _ = select.select([self._clients.answers], (), (), timeout_s)
-        if ready:
+        if readable(self._clients.answers, timeout_s):
             data = os.read(self._clients.answers, 1 << 16)
             if not data:
                 raise self._clients.died()

@@ -24,6 +24,7 @@ from chaos.command.guardian import command_line
 from chaos.command.plan import MAIN, CommandPlan
 from chaos.command.probe import answers
 from chaos.command.tree import Member, members_of
+from chaos.descriptors import readable
 from chaos.targets.postmaster import sweep_sockets
 from chaos.targets.process import ServerProcess, open_process
 from chaos.targets.target import STOP_DEADLINE_S, TargetError
@@ -95,7 +96,7 @@ class CommandTarget:
 
     def exited(self) -> int | None:
         """The main process's exit status (negative for a signal), or None while it runs."""
-        if self._status is None and self._reports >= 0 and select.select((self._reports,), (), (), 0)[0]:
+        if self._status is None and self._reports >= 0 and readable(self._reports):
             self._listen()
         return None if self._status is None else os.waitstatus_to_exitcode(self._status)
 

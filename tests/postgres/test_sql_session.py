@@ -16,13 +16,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from chaos.people import setup_arguments
 from chaos.sql_session import SqlSession, open_session
 from chaos.targets.postgres import PostgresTarget
 from chaos.targets.postgres_programs import find_programs
 from workloads.registry import WORKLOADS
-from workloads.session import REPEATABLE_READ, WorkloadError, sqlstate_of
+from workloads.session import REPEATABLE_READ, TRANSACTION_ROLLBACK, WorkloadError, sqlstate_of
 from workloads.worker import run_unrecorded
-from workloads.workload import ROLLBACK_KIND
+from workloads.workload import REFUSED, ROLLBACK_KIND
 
 pytestmark = pytest.mark.live
 
@@ -133,13 +134,15 @@ def test_a_lost_connection_has_no_sqlstate_that_proves_anything(sessions: Open) 
 @pytest.mark.parametrize("name", sorted(WORKLOADS))
 def test_a_workload_runs_over_it_and_holds(sessions: Open, name: str) -> None:
     workload, session = WORKLOADS[name], sessions()
-    workload.setup(session)
+    set_up: Callable[..., None] = workload.setup
+    set_up(session, **setup_arguments(name, 5))
     committed = set()
     for request in workload.requests(0, 0, 60, seed=5):
         try:
             run_unrecorded(workload.perform, session, request)
-        except WorkloadError:
-            assert request.kind == ROLLBACK_KIND
+        except (WorkloadError, psycopg.Error) as error:
+            expected = request.values.get(REFUSED, TRANSACTION_ROLLBACK)
+            assert sqlstate_of(error) == expected and (REFUSED in request.values or request.kind == ROLLBACK_KIND)
         else:
             committed.add(request.operation)
     observation = workload.observation(list(workload.observe(session, -1)), -1, None)

@@ -9,12 +9,12 @@ one's row or flush.
 
 from __future__ import annotations
 
-import select
 import signal
 from pathlib import Path
 
 import pytest
 
+from chaos.descriptors import readable
 from supervisor.points import Point
 from tests.conftest import MakeServer
 from tests.support import wire_client as client
@@ -79,7 +79,7 @@ def cancelled_in_its_flush(server: LiveServer, points: Points) -> tuple[bool, by
             session.say(transfer(2, ELSEWHERE))
             wait_until("its commit record to be written", lambda: passed(points, Point.COMMIT_AFTER_RECORD) > before)
             cancel(server, pid, session.cancel_key)
-            early = bool(select.select([session.socket], (), (), 0.5)[0])
+            early = readable(session.socket.fileno(), 0.5)
         return early, session.hear("Z")
 
 

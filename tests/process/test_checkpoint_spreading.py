@@ -7,13 +7,13 @@ recovered from pages that it never wrote. Its virtual time is in tests/unit; her
 
 from __future__ import annotations
 
-import select
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from chaos.descriptors import readable
 from tests.conftest import MakeServer
 from tests.support import wire_client as client
 from tests.support.bank_client import acknowledge, transfers
@@ -60,7 +60,7 @@ def hurried(server: LiveServer) -> bool:
     with server.knock() as session:
         session.log_in()
         session.say(client.query("CHECKPOINT"))
-        if not select.select([session.socket], (), (), QUICK_S)[0]:
+        if not readable(session.socket.fileno(), QUICK_S):
             return False
         assert client.tags(session.hear("Z")) == ["CHECKPOINT"]
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.descriptors import readable
 from chaos.targets.builtin import CODE_ROOT
 from chaos.targets.process import ServerProcess
 from tests.support.server import LiveServer
@@ -79,7 +79,7 @@ def orphans_of(server: LiveServer, *, stopped: Sequence[int] = ()) -> Iterator[d
 
 def ended(process: ServerProcess) -> bool:
     """Whether a process has exited: its pidfd says so, whoever reaps it."""
-    return bool(select.select((process.pidfd,), (), (), 0)[0])
+    return readable(process.pidfd)
 
 
 def end(process: ServerProcess) -> None:

@@ -62,8 +62,14 @@ class ScriptedHost:
         if self.postmaster_dead:
             assert report_death, "the process would have ended here without a word"
             return Wake.POSTMASTER_DEATH
-        outputs = [] if writable is None else [writable]
-        can_read, can_write, _ = select.select(list(readable), outputs, [], 0)
+        poll = select.poll()
+        for descriptor in readable:
+            poll.register(descriptor, select.POLLIN)
+        if writable is not None:
+            poll.register(writable, select.POLLOUT | (select.POLLIN if writable in readable else 0))
+        events = dict(poll.poll(0))
+        can_write = writable is not None and bool(events.get(writable, 0) & ~select.POLLIN)
+        can_read = any(events.get(descriptor, 0) & ~select.POLLOUT for descriptor in readable)
         if can_read or can_write:
             return (Wake.READABLE if can_read else Wake(0)) | (Wake.WRITABLE if can_write else Wake(0))
         if self.meanwhile:

@@ -6,6 +6,7 @@ an engine of its own.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Rig:
         self.point: Callable[[Point], None] = pass_point
         self.host = SoloHost(point=self._pass)
         self.disk = PosixDisk(directory, self.host)
+        weakref.finalize(self, self.disk.close_root)
         self.directory = directory
         self.log = LinesLog()
         self.region: Region | None = None

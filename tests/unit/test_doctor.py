@@ -70,7 +70,7 @@ PLANTED: list[tuple[str, Any, str, Any, State]] = [
     ("pidfd", os, "pidfd_open", refused, State.MISSING),
     ("pidfd", signal, "pidfd_send_signal", refused, State.MISSING),
     ("memfd", os, "memfd_create", refused, State.MISSING),
-    ("orphans", doctor, "adopt_orphans", refused, State.MISSING),
+    ("orphans", doctor, "adopting_orphans", refused, State.MISSING),
     ("orphans", doctor, "_ORPHAN", doctor._ORPHAN.replace("prctl(1, signal.SIGUSR1", "prctl(1, signal.SIGTERM"), State.MISSING),
     ("orphans", doctor, "_ORPHAN", "raise SystemExit(1)", State.MISSING),
     ("file system", doctor, "file_system", lambda path: "nfs4", State.MISSING),

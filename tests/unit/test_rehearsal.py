@@ -45,7 +45,8 @@ def test_the_play_goes_to_its_end_and_leaves_nothing(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     host = ProcessHost()
     disk = PosixDisk(tmp_path, host)
-    name = Path("/proc/self/comm").read_text()
+    # Without the newline that the file ends with: it would be part of the name, and the kernel's trace goes by lines.
+    name = Path("/proc/self/comm").read_text().removesuffix("\n")
     open_before, handlers_before, death_signal = descriptors(), handlers(), parent_death_signal()
     try:
         rehearsal = Rehearsal(host, disk)

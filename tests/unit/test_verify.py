@@ -60,7 +60,11 @@ def files(whole: Path, tmp_path: Path) -> Files:
 
 
 def walk(files: Files) -> Verification:
-    return verify_cluster(PosixDisk(files.directory, SoloHost()))
+    disk = PosixDisk(files.directory, SoloHost())
+    try:
+        return verify_cluster(disk)
+    finally:
+        disk.close_root()
 
 
 def where(corruption: Corruption) -> Where:
