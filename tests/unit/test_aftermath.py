@@ -74,7 +74,9 @@ class FakeStrike:
     def __init__(self) -> None:
         self.blows = [BLOW]
         self.disarmed = 0
-        self.scene = SimpleNamespace(stopped=[], orphans=[], adopted_before=frozenset(), let_go_on=self.scene_goes_on)
+        # Whatever children other tests have left to this process: they are none of this server's.
+        before = frozenset(child_pids(os.getpid()))
+        self.scene = SimpleNamespace(stopped=[], orphans=[], adopted_before=before, let_go_on=self.scene_goes_on)
         self.went_on = 0
 
     def scene_goes_on(self) -> None:
@@ -219,8 +221,6 @@ def test_an_orphan_that_stays_is_killed_and_told_of(orphan: ServerProcess, monke
     monkeypatch.setattr(aftermath, "ORPHANS_DEADLINE_S", 0.05)
     scenario = Scenario("sigkill-postmaster", -9, None)
     scenario.strike.scene.orphans = [orphan]
-    # Other tests may have left children to this process: they are none of this server's.
-    scenario.strike.scene.adopted_before = frozenset(child_pids(os.getpid()))
     assert scenario.aftermath.settle(1)
     assert scenario.of("orphans") == [{"cycle": 0, "number": 1, "noticed": False}]
     assert "children outlived their postmaster and were killed" in scenario.aftermath.notes
